@@ -97,6 +97,14 @@ def build() -> argparse.ArgumentParser:
     tune.add_argument("--trials", metavar="N", type=int, help="number of trials (default: that of the tuning)")
     tune.add_argument("--hours", metavar="H", type=float, help="processor-hours after which no trial starts (default: the tuning's)")
     tune.add_argument("--seed", metavar="N", type=int, help="seed of the trials and of the search (default: the tuning's)")
+    tune.add_argument(
+        "--round-size",
+        metavar="N",
+        type=int,
+        help="number of trials that are proposed together and may run at the same time; the trials depend on it (default: that of the "
+        "tuning, else N with --on local:N, else 1)",
+    )
+    tune.add_argument("--on", metavar="ENGINE", help="run the trials of a round in other processes; engines as in 'genrec run --on'")
     tune.add_argument("--replace", action="store_true", help="start again if the settings have changed; earlier trials stay recorded")
     tune.add_argument(
         "--dry-run", action="store_true", help="print the budget, the space and the first trial's stages, and run nothing"

@@ -138,17 +138,20 @@ def tune(options: argparse.Namespace, flags: list[str]) -> int:
     """Run the trials of a tuning and print them (`genrec tune`)."""
     from dataclasses import replace
 
-    from genrec import loading, studies, tuner, tuning_report
+    from genrec import engines, loading, studies, tuner, tuning_report
     from genrec.overrides import override
 
+    engine = None if options.on is None else engines.engine_of(options.on)  # its errors come before anything is loaded
     tuning = loading.load_tuning(options.experiment)
-    given = {name: getattr(options, name) for name in ("trials", "hours", "seed") if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in ("trials", "hours", "seed", "round_size") if getattr(options, name) is not None}
     tuning = replace(tuning, experiment=override([tuning.experiment], flags, options.experiment)[0], **given)
+    tuning = replace(tuning, round_size=tuner.round_size_of(tuning, engine))
     if options.dry_run:
         tuner.check(tuning, options.experiment)
         print_lines(tuning_report.planned(tuning))
         return 0
-    record = tuner.tune(tuning, studies.study_name(options.experiment), options.replace, options.experiment)
+    origin = ListedExperiments(options.experiment, tuple(flags), None)
+    record = tuner.tune(tuning, studies.study_name(options.experiment), options.replace, options.experiment, engine, origin)
     print_lines(tuning_report.lines(tuning, record, options.experiment, flags))
     return 0
 

@@ -3,6 +3,9 @@
 A process holds the lock beside its record for as long as it runs, and removes both when it ends, with or without an error. A record
 without a held lock is that of a process that was killed. Records are written at the start of a stage and of its work, then every few
 seconds.
+
+A command that runs rows in workers also keeps a record of the rows that are not finished, `PROCESS-NUMBER.queue`: a row that waits for
+a worker uses its artifacts too.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +23,7 @@ from typing import Any, NamedTuple
 from genrec import hashed_json, progress
 from genrec.errors import ArtifactError
 from genrec.failed_runs import resuming
-from genrec.hashed_json import KEY, Each, Matching, Optional, Shape
+from genrec.hashed_json import KEY, Each, Listed, Matching, Optional, Shape
 from genrec.held_locks import is_held
 from genrec.progress import say
 from genrec.store import lock_beside, locked, now, write_json
@@ -46,6 +49,18 @@ SHAPE: dict[str, Shape] = {
     "seconds_left": Optional(float),
     "note": str,  # loss and validation metric of a training
 }
+QUEUE: dict[str, Shape] = {
+    **{name: SHAPE[name] for name in ("process", "host", "command", "started", "updated")},
+    "rows": Listed({name: SHAPE[name] for name in ("name", "seed", "artifacts")}),  # that are not finished
+}
+
+
+class QueuedRow(NamedTuple):
+    """A row and seed that waits for workers, or is in one."""
+
+    name: str
+    seed: int
+    artifacts: Mapping[str, str]  # stage -> key
 
 
 class LiveRun(NamedTuple):
@@ -54,6 +69,7 @@ class LiveRun(NamedTuple):
     path: Path
     is_alive: bool
     content: dict[str, Any]
+    waits: bool = False  # a row of a queue: the process is that of the command; stage and progress mean nothing
 
     @property
     def name(self) -> str:
@@ -132,21 +148,61 @@ def recorded(command: str | None = None) -> Iterator[Recorder]:
                 lock_beside(path).unlink(missing_ok=True)
 
 
+@contextmanager
+def queued(rows: Sequence[QueuedRow]) -> Iterator[Callable[[str, int], None]]:
+    """Record rows that wait for workers, and remove the record at the end. Yield a function that takes a row and seed out of it.
+
+    Killed commands that had these rows in their records lose them.
+    """
+    waiting = {(row.name, row.seed): row for row in rows}
+    for run in read_all()[0]:
+        if run.waits and not run.is_alive and (run.name, run.seed) in waiting:
+            remove(run)
+    folder = running_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.queue"
+    about = {"process": os.getpid(), "host": socket.gethostname(), "command": resuming(sys.argv), "started": now()}
+
+    def write() -> None:
+        write_json(path, hashed_json.add_hash({**about, "updated": now(), "rows": [each._asdict() for each in waiting.values()]}))
+
+    def take_out(name: str, seed: int) -> None:
+        if waiting.pop((name, seed), None) is not None:
+            write()
+
+    with locked(lock_beside(path)):
+        try:
+            write()
+            yield take_out
+        finally:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                lock_beside(path).unlink(missing_ok=True)
+
+
 def read_all() -> tuple[list[LiveRun], list[str]]:
-    """Return the processes on record, in the order of their start, and the messages for records that are damaged."""
+    """Return the processes on record and the rows in queues, in the order of their start, and the messages for damaged records."""
     found, damaged = [], []
-    for path in sorted(running_folder().glob("[!.]*.json")):
+    for path in sorted([*running_folder().glob("[!.]*.json"), *running_folder().glob("[!.]*.queue")]):
+        is_queue = path.suffix == ".queue"
         alive = is_held(lock_beside(path))
         try:
             content = hashed_json.read_object(path, "remove it")
-            hashed_json.check_object(path, content, SHAPE, "remove it")
+            hashed_json.check_object(path, content, QUEUE if is_queue else SHAPE, "remove it")
         except FileNotFoundError:  # the process has ended in the meantime
             continue
         except (ArtifactError, OSError) as error:
             damaged.append(str(error))
             continue
-        found.append(LiveRun(path, alive, content))
+        found += [LiveRun(path, alive, each, is_queue) for each in (_of_queue(content) if is_queue else [content])]
     return sorted(found, key=lambda run: str(run.content["started"])), damaged
+
+
+def _of_queue(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a record in the shape `SHAPE` for each row of a queue."""
+    about = {name: content[name] for name in ("process", "host", "command", "started", "updated")}
+    none = {"stage": "", "work": "", "done": 0, "note": "", "rows": len(content["rows"])}
+    return [about | none | {"row": place} | row for place, row in enumerate(content["rows"], 1)]
 
 
 def remove_killed(name: str, seed: int) -> None:
@@ -157,6 +213,13 @@ def remove_killed(name: str, seed: int) -> None:
 
 
 def remove(run: LiveRun) -> None:
-    """Remove the record of a killed process."""
+    """Remove the record of a killed process, or a row from that of a killed command."""
+    if run.waits:
+        content = hashed_json.read_object(run.path, "remove it")
+        rows = [row for row in content["rows"] if (row["name"], row["seed"]) != (run.name, run.seed)]
+        if rows:
+            plain = {name: content[name] for name in QUEUE}
+            write_json(run.path, hashed_json.add_hash(plain | {"rows": rows}))
+            return
     run.path.unlink(missing_ok=True)
     lock_beside(run.path).unlink(missing_ok=True)

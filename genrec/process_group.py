@@ -12,12 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from genrec.errors import UsageError, counted
 
 Value = TypeVar("Value")
 HOST = "127.0.0.1"
+MEETING_TIMEOUT = timedelta(minutes=30)  # for a launcher to start all processes
 TIMEOUT = timedelta(hours=6)  # a validation of the first process, for which the others wait, may take long
 
 
@@ -37,10 +39,10 @@ def leads() -> bool:
 
 
 class Meeting(NamedTuple):
-    """A place on this machine where the processes meet."""
+    """A place where the processes meet."""
 
-    store: Any  # torch.distributed.TCPStore
-    port: int
+    store: Any  # torch.distributed.Store
+    port: int = 0  # on this machine; 0 for a store of a launcher
 
     def all_are_ready(self, others: int) -> bool:
         """Return whether all other processes are about to join."""
@@ -59,12 +61,16 @@ def _ready(number: int) -> str:
 
 
 @contextmanager
-def joined(place: Meeting, number: int, count: int) -> Iterator[None]:
-    """Join the others as process `number` of `count` within this context. Where there are GPUs, use the GPU of this number."""
+def joined(place: Meeting, number: int, count: int, local_number: int | None = None) -> Iterator[None]:
+    """Join the others as process `number` of `count` within this context.
+
+    Where there are GPUs, use that of `local_number`, the number of the process on its machine (None: `number`); a process that sees
+    one GPU uses this one.
+    """
     place.store.set(_ready(number), "")
     has_gpu = torch.cuda.is_available()
     if has_gpu:
-        torch.cuda.set_device(number)
+        torch.cuda.set_device(0 if torch.cuda.device_count() == 1 else number if local_number is None else local_number)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if has_gpu else "gloo", store=place.store, rank=number, world_size=count, timeout=TIMEOUT
     )
@@ -84,6 +90,17 @@ def says_lost(message: str) -> bool:
     return "gloo" in message
 
 
+def launched_store() -> Any:
+    """Return the store of the processes that a launcher has started, which MASTER_ADDR and MASTER_PORT name. Waits for all of them."""
+    store, _, _ = next(iter(rendezvous("env://", timeout=MEETING_TIMEOUT)))
+    return store
+
+
+def part_of(store: Any, name: str) -> Meeting:
+    """Return a meeting whose entries in a store are apart from all others."""
+    return Meeting(dist.PrefixStore(name, store))  # type: ignore[attr-defined]
+
+
 def check_count(count: int) -> None:
     """Raise UsageError if the machine has GPUs, but fewer than processes, or GPUs between which PyTorch can't add up."""
     if torch.backends.mps.is_available():
@@ -94,7 +111,7 @@ def check_count(count: int) -> None:
 
 
 def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replace the gradient of each parameter by its sum over the processes.
+    """Replace the gradient of each parameter by its sum over the processes, added up in the order of their ranks.
 
     A process without a gradient for a parameter adds 0. A parameter that has none anywhere keeps none, so that the optimizer skips it.
     """
@@ -106,10 +123,27 @@ def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
     gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in summed]
     if not gradients:
         return
-    flat = torch.cat([each.reshape(-1) for each in gradients])
-    dist.all_reduce(flat)
+    flat = sum_in_order(torch.cat([each.reshape(-1) for each in gradients]))
     for each, value in zip(summed, torch.split(flat, [each.numel() for each in summed]), strict=True):
         each.grad = value.view_as(each)
+
+
+def sum_in_order(values: Tensor) -> Tensor:
+    """Return the sum of the values [V] of all processes, added up in the order of their ranks.
+
+    The order of an all-reduce depends on the number of processes and the library, and with it the last bits of the sum. Here each
+    process adds up its share of the places, as one process adds up the parts of a step; the bytes that are sent are as many.
+    """
+    count = size()
+    share = -(-len(values) // count)
+    padded = nn.functional.pad(values, (0, share * count - len(values)))
+    received = torch.empty_like(padded)
+    dist.all_to_all_single(received, padded)
+    own, *others = received.view(count, share)
+    for each in others:
+        own += each
+    dist.all_gather(list(padded.view(count, share)), own)
+    return padded[: len(values)]
 
 
 def from_first(value: Value) -> Value:

@@ -8,7 +8,8 @@ Both return `Results`, which a notebook shows as tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from html import escape
 from inspect import isfunction
@@ -28,6 +29,8 @@ from genrec.evaluation.comparison.comparison_tables import tables
 from genrec.evaluation.statistics.paired_tests import enumerated, is_trained, seeds_in_words
 from genrec.experiment import Experiment, seed_numbers, with_seeds
 from genrec.kept_rows import KeptRows, Rows
+from genrec.launched_processes import launch_of
+from genrec.pipeline import Helpers
 from genrec.progress import say
 from genrec.stage_tasks import Origin
 from genrec.sweeps import Sweep, given
@@ -51,7 +54,7 @@ class Results:
         with the reference; they are missing for the reference, and where there is no test.
         """
         lines = [_line(row, comparison) for comparison in self.comparisons for row in comparison.rows]
-        return DataFrame(lines).set_index("row")
+        return DataFrame(lines, columns=None if lines else ["row"]).set_index("row")
 
     def markdown(self) -> str:
         """Return all tables and the protocol as GitHub Markdown, as `genrec compare --markdown` writes them."""
@@ -95,19 +98,25 @@ def run(
             the curves of a row when all of its stages are done.
         on: where the stages run, such as "local:2" (`genrec.engines.engine_of`); None: in this process.
         devices: processes that train each policy together, a GPU for each where there are GPUs (`genrec.training_processes`). Steps
-            are then computed in at least as many parts (`Optimization.accumulate`).
+            are then computed in at least as many parts (`Optimization.accumulate`). If a launcher such as torchrun has started these
+            processes, the first one runs and records the rows, and the others take part in its trainings and return no tables.
         origin: makes the same list of experiments in a worker process; None: the experiments are sent there.
 
     """
     listed = _listed(experiments)
     if seeds is not None:
         listed = with_seeds(listed, seed_numbers(seeds))
-    sweep, helpers = None, None
+    sweep, launch = None, launch_of(devices)
+    helpers: Callable[[int], Helpers] | None = None
     if devices != 1:
-        listed, helpers = train_together(listed, origin, devices, on)
+        listed, helpers = train_together(listed, origin, devices, on, None if launch is None else launch.local_size)
+    if launch is not None and launch.rank:
+        launch.follow(listed)
+        return Results(())
     if on is not None:
         sweep = Sweep(engine_of(on), given(listed) if origin is None else origin)
-    run_experiments.run(listed, refresh, replace, study, trackers, sweep, helpers)
+    with nullcontext() if launch is None else launch.leading():
+        run_experiments.run(listed, refresh, replace, study, trackers, sweep, helpers if launch is None else launch.helpers)
     numbers = {name: {each.seed for each in listed if each.name == name} for name in (each.name for each in listed)}
     trained = {each.name for each in listed if "sft" in each.stages}
     found = []

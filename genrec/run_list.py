@@ -43,7 +43,7 @@ def lines(data: str | None = None) -> list[str]:
     tried, damaged_studies = _studies(None if data is None else {name for _, name, _ in rows})
     result += ["", *tried] if tried else []
     if running:
-        result += ["", f"{counted(len(running), 'run')} in progress; 'genrec status' shows the progress"]
+        result += ["", f"{counted(len(running), 'run')} in progress or waiting; 'genrec status' shows them"]
     for failure in failed_runs.not_resumed(failures, running):
         if _is_of(data, failure.data):
             result += ["", *failure_lines(failure, width)]

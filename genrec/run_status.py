@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from genrec import failed_runs, live_runs, run_files
-from genrec.errors import ArtifactError, UsageError
+from genrec.errors import ArtifactError, UsageError, counted
 from genrec.hashed_json import KEY
 from genrec.held_locks import holder, is_held
 from genrec.live_runs import LiveRun
@@ -18,25 +18,33 @@ from genrec.stored_artifacts import Build, checkpoint_in_words, trained_row, unr
 from genrec.workspace import home, store
 
 AGAIN = "run the experiment again"
+SHOWN_ROWS = 10  # rows of a queue that a line names
 
 
 def lines() -> list[str]:
     """Return what runs and what ended without a result. Reads files alone, and takes no lock."""
     live, damaged = live_runs.read_all()
     failures, damaged_failures = failed_runs.read_all()
-    running = [run for run in live if run.is_alive]
+    running, in_queue = ([run for run in live if run.is_alive and run.waits == waits] for waits in (False, True))
+    active = {(run.name, run.seed) for run in running}
+    in_queue = [run for run in in_queue if (run.name, run.seed) not in active]
     waiting = {run.path: reason for run in running if (reason := _waits_for(run, running))}
     found = [_running(run, waiting.get(run.path, "")) for run in sorted(running, key=lambda run: run.path in waiting)]
     found += [_build(build) for build in unrecorded_builds(running)]
-    killed = [run for run in live if not run.is_alive and not _goes_on(run, running) and not _is_finished(run)]
+    lost = [run for run in live if not run.is_alive and not _goes_on(run, [*running, *in_queue]) and not _is_finished(run)]
+    killed = [run for run in lost if not run.waits]
+    queues = [_queue(rows) for rows in _by_command(in_queue)]
     latest = {(run.name, run.seed): run for run in sorted(killed, key=lambda run: (bool(run.content["work"]), run.content["updated"]))}
     ended = [_killed(run) for run in killed if latest[run.name, run.seed] is run]  # not those that waited for it
-    resumed = {(run.name, run.seed) for run in running}
+    known = {(run.name, run.seed) for run in killed}
+    ended += [_killed_queue(rows) for rows in _by_command([run for run in lost if run.waits and (run.name, run.seed) not in known])]
+    resumed = active | {(run.name, run.seed) for run in in_queue}
     ended += [failure_lines(failure, 0) for failure in failed_runs.not_resumed(failures, resumed)]
     ended += _left({(run.name, run.seed) for run in live} | {(each.name, each.seed) for each in failures}, live)
-    waits = f", {len(waiting)} waiting" if waiting else ""
-    result = [f"{len(found) - len(waiting)} running{waits} in {home()}" if found else f"nothing runs in {home()}"]
-    for entry in found:
+    num_waiting = len(waiting) + len(in_queue)
+    waits = f", {num_waiting} waiting" if num_waiting else ""
+    result = [f"{len(found) - len(waiting)} running{waits} in {home()}" if found or in_queue else f"nothing runs in {home()}"]
+    for entry in [*found, *queues]:
         result += ["", *entry]
     if ended:
         result += ["", f"{len(ended)} not finished"]
@@ -96,6 +104,31 @@ def _running(run: LiveRun, waits: str) -> list[str]:
         checkpoint = checkpoint_in_words(about["stage"], about["artifacts"].get(about["stage"], ""))
         result.append(f"  {about['stage']} began {ago}{f'; {checkpoint}' if checkpoint else ''}")
     return [*result, *([f"  {about['command']}"] if about["command"] else [])]
+
+
+def _by_command(queued: Sequence[LiveRun]) -> list[list[LiveRun]]:
+    """Return the rows of each queue."""
+    return [[run for run in queued if run.path == path] for path in dict.fromkeys(run.path for run in queued)]
+
+
+def _queue(rows: Sequence[LiveRun]) -> list[str]:
+    """Return the lines of the rows of one command that wait for workers."""
+    about = rows[0].content
+    where = f"process {about['process']} on {about['host']} since {local_time(about['started'])}"
+    return [f"waiting for workers of {where}: {_names(rows)}", *([f"  {about['command']}"] if about["command"] else [])]
+
+
+def _killed_queue(rows: Sequence[LiveRun]) -> list[str]:
+    """Return the lines of the rows that waited for workers when their command was killed."""
+    about = rows[0].content
+    waited = f"waiting for workers when their command was killed, after {local_time(about['updated'])}: {_names(rows)}"
+    return [waited, f"  resume: {about['command'] or AGAIN}"]
+
+
+def _names(rows: Sequence[LiveRun]) -> str:
+    """Return the first rows with their seeds, and the number of the others."""
+    more = f" and {counted(len(rows) - SHOWN_ROWS, 'more row')}" if len(rows) > SHOWN_ROWS else ""
+    return f"{', '.join(f'{run.name} (seed {run.seed})' for run in rows[:SHOWN_ROWS])}{more}"
 
 
 def _build(build: Build) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,14 +71,19 @@ class StageTask:
         """The work in words."""
         return f"{self.stage} of {self.name} (seed {self.seed})"
 
-    def __call__(self) -> None:
-        """Build the artifact. Raises InputError if the experiment's key of the stage is another one in this process."""
+    def __call__(self) -> float:
+        """Build the artifact and return the processor seconds that this took.
+
+        Raises InputError if the experiment's key of the stage is another one in this process.
+        """
+        before = time.process_time()
         experiment, steps = planned_here(self.surroundings, self.origin, self.number, self.stage, self.key)
         keys = {step.stage: step.key for step in steps}
         refresh, known = self.stage if self.anew else None, set(keys.values()) - {self.key}
         with live_runs.recorded(self.command) as recorder, progress.labeled(f"{self.name} (seed {self.seed})"):
             recorder.row(*self.place, self.name, self.seed, keys, self.stage)
             pipeline.run(experiment, refresh, known, last=self.stage, alone=True)
+        return time.process_time() - before
 
 
 def planned_here(

@@ -58,7 +58,7 @@ class Uses(NamedTuple):
 
     rows: dict[str, set[ArtifactId]]  # name -> artifacts of all seeds
     runs: dict[str, set[ArtifactId]]  # the run in words -> artifacts; a row and seed has all of its stages
-    running: list[LiveRun]
+    running: list[LiveRun]  # and the rows that wait for workers
     ended: dict[str, list[str]]  # name of a row -> entries of `runs` that failed, were stopped or killed
     damaged: dict[str, str]  # name of a row with a run file that can't be read -> why; any artifact may be one of its own
     unreadable: list[str]  # why records of runs can't be read; any artifact may be used by these runs
@@ -132,7 +132,8 @@ def uses(with_builds: bool = True, row_uses: RowUses | None = None) -> Uses:
         runs[label] = set(failure.artifacts.items())
         ended.setdefault(failure.name, []).append(label)
     for run in live:
-        state = f"runs in process {run.content['process']}" if run.is_alive else "killed"
+        verb = "waits for a worker of" if run.waits else "runs in"
+        state = f"{verb} process {run.content['process']}" if run.is_alive else "killed"
         label = f"{run.name} seed {run.seed} ({state})"
         runs[label] = set(run.content["artifacts"].items())
         if not run.is_alive:
@@ -149,7 +150,7 @@ def _of_row(content: dict[str, Any]) -> set[ArtifactId]:
 
 def unrecorded_builds(running: list[LiveRun]) -> list[Build]:
     """Return the stages that are built by processes without a record: of an earlier version, or of `genrec data` and `tokenize`."""
-    known = {artifact for run in running for artifact in run.content["artifacts"].items()}
+    known = {artifact for run in running if not run.waits for artifact in run.content["artifacts"].items()}
     found = []
     for path in sorted(store().root.glob("*/.*.lock")):
         stage, key = path.parent.name, path.name.removeprefix(".").removesuffix(".lock")

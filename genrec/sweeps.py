@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -22,7 +22,7 @@ from genrec.experiment import Experiment
 from genrec.failed_runs import resuming
 from genrec.plugin_source import components
 from genrec.progress import say
-from genrec.run_experiments import Rows, note_before, record_failure, run_row, unfinished_line
+from genrec.run_experiments import Rows, keys_of, note_before, record_failure, run_row, unfinished_line
 from genrec.stage_tasks import Given, Origin, StageTask, Surroundings
 from genrec.stages import check_components
 from genrec.workspace import store
@@ -38,11 +38,12 @@ class Sweep:
     def __call__(self, rows: Rows) -> None:
         """Run the rows. Raises the error of the first row that failed, when all others are finished."""
         found = _Planned(rows, self.origin)
-        with _stopped_by_sigterm():
+        with stopped_by_sigterm():
             pool = self.engine.start()
             try:
-                found.begin()
-                task_graph.run(pool, found.needs, found.task_of, found.on_end)
+                with live_runs.queued(found.queued_rows()) as found.take_out:
+                    found.begin()
+                    task_graph.run(pool, found.needs, found.task_of, found.on_end)
             finally:
                 pool.close()
                 found.say_unfinished()
@@ -73,6 +74,7 @@ class _Planned:
         self.finished: list[int] = []
         self.failed: dict[int, BaseException] = {}
         self.checked: set[int] = set()  # rows that were checked against their data
+        self.take_out: Callable[[str, int], None] = lambda name, seed: None  # takes a row out of the record of the queue
         self.users: dict[str, list[int]] = {}  # key of a task -> rows that need it
         self.needs: dict[str, set[str]] = {}  # key of a task -> keys of the tasks before it
         for number, steps in enumerate(self.steps):
@@ -88,6 +90,13 @@ class _Planned:
                 self.users.setdefault(step.key, []).append(number)
                 before = {each.key for each in pipeline.with_read_by(steps, step.stage)} - {step.key}
                 self.needs[step.key] = before & self.users.keys()
+
+    def queued_rows(self) -> list[live_runs.QueuedRow]:
+        """Return the rows with their artifacts, which nothing may remove before the rows are finished."""
+        return [
+            live_runs.QueuedRow(each.name, each.seed, keys_of(steps))
+            for each, steps in zip(self.rows.experiments, self.steps, strict=True)
+        ]
 
     def begin(self) -> None:
         """Check rows with existing data, and finish those that need no task."""
@@ -162,6 +171,7 @@ class _Planned:
                 with live_runs.recorded() as recorder:
                     run_row(self.rows, number, recorder)
                 self.finished.append(number)
+                self._take_out(number)
             elif number not in self.checked and self.steps[number][0].key not in missing:
                 self.checked.add(number)
                 data = self.steps[number][0]
@@ -176,9 +186,14 @@ class _Planned:
         done = [step.stage for step in steps if step.key not in self.users]
         live_runs.remove_killed(experiment.name, experiment.seed)
         record_failure(experiment, steps, done, error)
+        self._take_out(number)
         stage = next((step.stage for step in steps if step.stage not in done), "its last step")
         why = str(error).partition("\n")[0] or "interrupted"  # the record has all lines
         say(f"{experiment.name} (seed {experiment.seed}) ended in {stage}: {why}")
+
+    def _take_out(self, number: int) -> None:
+        """Take a row out of the record of the queue: its run file, or the record of its failure, has its artifacts from now on."""
+        self.take_out(self.rows.experiments[number].name, self.rows.experiments[number].seed)
 
     def say_unfinished(self) -> None:
         """Log which rows are not finished, if there are some."""
@@ -188,7 +203,7 @@ class _Planned:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """Let SIGTERM interrupt the workers as Ctrl-C does."""
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -91,10 +91,25 @@ class JoinTask:
     def __call__(self) -> None:
         """Train. Raises InputError if the experiment's key of the stage is another one in this process."""
         experiment, steps = planned_here(self.surroundings, self.origin, self.number, self.stage, self.key)
-        before = [step for step in pipeline.with_read_by(steps, self.stage) if step.stage != self.stage]
-        parents = {step.stage: store().folder(step.stage, step.key) for step in before}
-        with progress.silenced(), process_group.joined(process_group.meeting(self.port), self.rank, self.count):
-            stages.builder_of(self.stage)(experiment, parents, Path(self.folder))
+        place = process_group.meeting(self.port)
+        take_part(experiment, steps, self.stage, Path(self.folder), place, self.rank, self.count)
+
+
+def take_part(
+    experiment: Experiment,
+    steps: Sequence[pipeline.Step],
+    stage: str,
+    folder: Path,
+    place: process_group.Meeting,
+    rank: int,
+    count: int,
+    local_rank: int | None = None,
+) -> None:
+    """Train a stage as process `rank` of `count`; the first one writes its files to `folder`. All stages that it reads are done."""
+    before = [step for step in pipeline.with_read_by(steps, stage) if step.stage != stage]
+    parents = {step.stage: store().folder(step.stage, step.key) for step in before}
+    with progress.silenced(), process_group.joined(place, rank, count, local_rank):
+        stages.builder_of(stage)(experiment, parents, folder)
 
 
 @dataclass(frozen=True)
@@ -114,24 +129,36 @@ class LocalHelpers:
             for rank in range(1, self.count)
         ]
         before, own = torch.get_num_threads(), threads.shared_by(self.count)
-        pool, done = LocalEngine(self.count - 1, own).start(), threading.Event()
+        pool = LocalEngine(self.count - 1, own).start()
         torch.set_num_threads(min(own, before))
         try:
-            futures = pool.submit(tasks)
-            _wait_until(lambda: meeting.all_are_ready(len(futures)), futures)
-            threading.Thread(target=_end_with, args=(futures, done), daemon=True).start()
-            try:
-                with process_group.joined(meeting, 0, self.count):
-                    yield
-            except RuntimeError as error:
-                raise (_first_error(futures) if process_group.is_lost(error) else None) or error from error
-            _wait_until(lambda: all(each.done() for each in futures), futures)
-            for failure in _errors(futures):
-                raise failure
+            with led(meeting, pool.submit(tasks)):
+                yield
         finally:
-            done.set()
             pool.close()
             torch.set_num_threads(before)
+
+
+@contextmanager
+def led(meeting: process_group.Meeting, others: Sequence[Future], local_rank: int = 0, grace: float = GRACE_SECONDS) -> Iterator[None]:
+    """Join the others as the first process within this context, and wait until they have ended.
+
+    Raises the error of the first of them that fails. `grace` are the seconds for such an error to arrive after a connection is lost.
+    """
+    done = threading.Event()
+    try:
+        _wait_until(lambda: meeting.all_are_ready(len(others)), others)
+        threading.Thread(target=_end_with, args=(others, done), daemon=True).start()
+        try:
+            with process_group.joined(meeting, 0, len(others) + 1, local_rank):
+                yield
+        except RuntimeError as error:
+            raise (_first_error(others, grace) if process_group.is_lost(error) else None) or error from error
+        _wait_until(lambda: all(each.done() for each in others), others)
+        for failure in _errors(others):
+            raise failure
+    finally:
+        done.set()
 
 
 def _errors(futures: Sequence[Future]) -> list[BaseException]:
@@ -147,9 +174,9 @@ def _wait_until(is_so: Callable[[], bool], futures: Sequence[Future]) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _first_error(futures: Sequence[Future]) -> BaseException | None:
-    """Return the error of the process that ended first, or ends within a moment. One that lost another did not end first."""
-    ends = time.monotonic() + GRACE_SECONDS
+def _first_error(futures: Sequence[Future], grace: float) -> BaseException | None:
+    """Return the error of the process that ended first, or ends within `grace` seconds. One that lost another did not end first."""
+    ends = time.monotonic() + grace
     while True:
         errors = _errors(futures)
         first = next((error for error in errors if not process_group.says_lost(str(error))), None)
@@ -170,17 +197,18 @@ def _end_with(futures: Sequence[Future], done: threading.Event) -> None:
 
 
 def train_together(
-    experiments: Sequence[Experiment], origin: Origin | None, count: int, engine: str | None
+    experiments: Sequence[Experiment], origin: Origin | None, count: int, engine: str | None, here: int | None = None
 ) -> tuple[list[Experiment], Callable[[int], LocalHelpers]]:
     """Return the experiments with steps in parts, and what starts the processes for the experiment at a place of the list.
 
-    `origin` makes the same list in another process; None: the experiments are sent there. Raises UsageError for a number of processes
-    that does not fit the machine or the batches, or together with an engine for sweeps.
+    `origin` makes the same list in another process; None: the experiments are sent there. `here` is the number of processes on this
+    machine; None: all. Raises UsageError for a number of processes that does not fit the machine or the batches, or together with an
+    engine for sweeps.
     """
     if count < 1:
         raise UsageError(f"--trainer.devices must be at least 1, got {count}")
     if engine is not None:
         raise UsageError(f"--trainer.devices {count} and --on {engine} exclude each other; give one of them")
-    process_group.check_count(count)
+    process_group.check_count(count if here is None else here)
     cut = InParts(given(list(experiments)) if origin is None else origin, count)
     return [in_parts(each, count) for each in experiments], lambda number: LocalHelpers(cut, number, count)

@@ -89,6 +89,7 @@ class Tuning:
     hours: float = 4.0  # processor-hours (of all threads, over all sessions) after which no trial starts, above 0
     seed: int = SEED  # of the trials and of the search; apart from the seeds that are reported
     prune: bool = True  # stop a trial at a validation where it is below the median of the finished trials
+    round_size: int | None = None  # trials that are proposed before any of them has a result; None: 1, and N with --on local:N
 
     def __post_init__(self) -> None:
         if not isinstance(self.experiment, Experiment):
@@ -99,8 +100,10 @@ class Tuning:
             if not isinstance(values, Distribution):
                 raise UsageError(f"Tuning: {key} must have LogUniform, Uniform, IntUniform or Choice values, got {values!r}")
             _check_key(key)
-        for name, least in (("trials", 1), ("seed", 0)):
+        for name, least in (("trials", 1), ("seed", 0), ("round_size", 1)):
             value = getattr(self, name)
+            if name == "round_size" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UsageError(f"Tuning: {name} must be an integer of {least} or more, got {value!r}")
         if not isinstance(self.hours, int | float) or not self.hours > 0:

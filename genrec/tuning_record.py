@@ -33,6 +33,7 @@ _TRIAL: dict[str, Shape] = {
     "seconds": float,  # processor time of all threads, over all sessions
     "message": str,  # why it failed or was refused
     "settings": Optional(Matching(KEY)),  # `row_settings.training_hash`; a trial has that of the row that it may become
+    "known": Optional(int),  # number of trials whose results it follows, if they are not all that come before it
 }
 SHAPE: dict[str, Shape] = {
     "format": int,
@@ -58,6 +59,12 @@ class Trial:
     seconds: float = 0.0
     message: str = ""
     settings: str | None = None
+    known: int | None = None
+
+    @property
+    def num_known(self) -> int:
+        """The number of trials, from the first one on, whose results this one follows: those before its round."""
+        return self.number if self.known is None else self.known
 
 
 @dataclass

@@ -10,7 +10,8 @@ from genrec import dry_run
 from genrec.command_lines import command_line
 from genrec.errors import counted
 from genrec.experiment import uses_seed
-from genrec.tuner import flags_of, is_exhausted
+from genrec.trial_search import is_exhausted
+from genrec.trials import flags_of
 from genrec.tuning import Tuning
 from genrec.tuning_record import Record, Trial, counted_trials, objective_of, tuned_stage
 
@@ -27,7 +28,8 @@ def lines(tuning: Tuning, record: Record, where: str, flags: Sequence[str] = ())
     yield from (f"trial {trial.number + 1}: {trial.message.splitlines()[0]}" for trial in record.trials if trial.message)
     if record.replaced:
         yield f"{counted(len(record.replaced), 'trial')} of other settings came before (--replace)"
-    used = f"{len(record.trials)} of at most {counted(tuning.trials, 'trial')}"
+    together = f", {tuning.round_size} at a time" if (tuning.round_size or 1) > 1 else ""
+    used = f"{len(record.trials)} of at most {counted(tuning.trials, 'trial')}{together}"
     yield f"{used}, {record.seconds / 3600:.2f} of at most {tuning.hours:g} processor-hours; record: {record.path}"
     if is_exhausted(tuning, record.trials):
         yield "all settings of the space were tried, so the tuning has ended"
@@ -36,7 +38,8 @@ def lines(tuning: Tuning, record: Record, where: str, flags: Sequence[str] = ())
 
 def planned(tuning: Tuning) -> Iterator[str]:
     """Iterate over what a tuning would do: budget, objective, space, and the stages of the first trial. Nothing is written."""
-    yield f"{counted(tuning.trials, 'trial')} at most, none starts after {tuning.hours:g} processor-hours"
+    together = f", {tuning.round_size} at a time" if (tuning.round_size or 1) > 1 else ""
+    yield f"{counted(tuning.trials, 'trial')} at most{together}, none starts after {tuning.hours:g} processor-hours"
     yield f"maximized on validation: {objective_of(tuning)}"
     yield from (f"  --{key.replace('_', '-')}: {distribution}" for key, distribution in tuning.space.items())
     yield "the first trial, the experiment as it is:"

@@ -88,6 +88,7 @@ TOP = [
     "stage_tasks",
     "sweeps",
     "training_processes",
+    "launched_processes",
     "results",
     "dry_run",
     "serving",
@@ -95,6 +96,9 @@ TOP = [
     "field_paths",
     "override_messages",
     "overrides",
+    "trial_search",
+    "trials",
+    "trial_tasks",
     "tuner",
     "tuning_report",
     "inspect_commands",
@@ -183,7 +187,7 @@ def test_each_heavy_library_has_one_place() -> None:
     assert where["torchmetrics"] == {"evaluation/torchmetrics.py"}
     assert where["faiss"] == {"vector_search.py"}
     assert where["tyro"] == {"overrides.py"}
-    assert where["optuna"] == {"tuner.py"}
+    assert where["optuna"] == {"trial_search.py"}
     assert not where["pickle"]
     assert where["duckdb"] == {"data/event_log.py"}
     assert {Path(path).name for path in where["matplotlib"]} == {"data_plots.py", "semantic_id_plots.py", "curve_plots.py"}

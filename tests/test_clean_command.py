@@ -16,7 +16,7 @@ from test_run_files import baseline
 from genrec import artifact_folders, clean_command, disk_usage, failed_runs, hashed_json, run_experiments, run_files, store
 from genrec.__main__ import main
 from genrec.errors import NumericsError
-from genrec.live_runs import recorded
+from genrec.live_runs import QueuedRow, queued, recorded
 from genrec.stored_artifacts import size_of, stored, uses
 from genrec.workspace import home
 
@@ -351,3 +351,34 @@ def test_a_run_file_that_is_damaged_during_a_removal_keeps_the_remaining_artifac
     assert freed == 0
     assert kept[0].startswith(f"kept sft/{'f' * 16}: it may be used by an unreadable file: ")
     assert folder("sft", "f" * 16).is_dir()
+
+
+def test_what_a_row_in_a_queue_uses_is_kept(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its data are done, and it waits for a worker: no run file has them any longer, and no worker runs."""
+    found = keys("short")
+    for name in ("short", "cyclic-popularity"):
+        (data / "runs" / f"{name}.json").unlink()
+    with queued([QueuedRow("short", 0, found)]):
+        assert main(["clean", "--unused", "--yes"]) == 0
+        assert names() == {f"{stage}/{key}" for stage, key in found.items()}
+        assert main(["clean", "short", "--yes"]) == 2
+        assert "short waits for a worker of process" in capsys.readouterr().err
+    assert main(["clean", "--unused", "--yes"]) == 0
+    assert names() == set()
+
+
+def test_what_a_killed_command_had_in_its_queue_is_kept_until_its_rows_are_removed(data: Path) -> None:
+    found = keys("short")
+    with queued([QueuedRow("short", 0, found), QueuedRow("other", 0, {"data": found["data"]})]):
+        (path,) = (data / "runs" / "running").glob("*.queue")
+        content = path.read_bytes()
+    path.write_bytes(content)  # as a command leaves it that is killed
+    for name in ("short", "cyclic-popularity"):
+        (data / "runs" / f"{name}.json").unlink()
+    assert main(["clean", "--unused", "--yes"]) == 0
+    assert names() == {f"{stage}/{key}" for stage, key in found.items()}
+    assert main(["clean", "short", "--yes"]) == 0
+    assert names() == {f"data/{found['data']}"}
+    assert main(["clean", "other", "--yes"]) == 0
+    assert names() == set()
+    assert not path.exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import pytest
 import torch
 from test_engines import Call, held, kill_itself, process_and_threads, raise_again, report_of, wait_for
 from test_sweeps import popularity
+from test_tuning_on_engines import sft
+from test_tuning_on_engines import summary as trials_of
 from worlds import cyclic
 
-from genrec import run_experiments
+from genrec import run_experiments, tuner
 from genrec.engines import Engine, Future, engine_of
 from genrec.engines.ray_workers import RayEngine, RayPool
 from genrec.engines.slurm_jobs import SlurmEngine
@@ -172,23 +174,38 @@ def sweep(engine: Engine | None, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["slurm", "ray"])
-def test_a_sweep_on_a_cluster_repeats_a_plain_run(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    """All with one thread: Ray's workers have one for each core of a task."""
-    if kind == "slurm":
+def tuned(engine: Engine | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Run a tuning with two trials in a round on a data folder, and return its trials."""
+    pytest.importorskip("optuna")
+    monkeypatch.setenv("GENREC_HOME", str(folder))
+    record = tuner.tune(sft(trials=3), "own", engine=engine)
+    assert [each.state for each in record.trials] == ["finished"] * 3
+    return {"trials": repr(trials_of(record)).encode()}
+
+
+@pytest.fixture(params=["slurm", "ray"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Workers with one thread each: Ray's have one for each core of a task."""
+    if request.param == "slurm":
         pytest.importorskip("submitit")
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        engine: Engine = SlurmEngine(cluster="local")
-    else:
-        request.getfixturevalue("cluster")
-        engine = RayEngine()
+        return SlurmEngine(cluster="local")
+    request.getfixturevalue("cluster")
+    return RayEngine()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [sweep, tuned])
+def test_a_cluster_repeats_the_run_of_one_process(
+    run: Callable[[Engine | None, Path, pytest.MonkeyPatch], dict[str, bytes]],
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        plain = sweep(None, tmp_path / "plain", monkeypatch)
+        plain = run(None, tmp_path / "plain", monkeypatch)
     finally:
         torch.set_num_threads(threads)
-    assert sweep(engine, tmp_path / "cluster", monkeypatch) == plain
+    assert run(engine, tmp_path / "cluster", monkeypatch) == plain

@@ -16,7 +16,7 @@ from test_run_files import baseline
 from genrec import failed_runs, hashed_json, live_runs, progress, run_experiments, run_files, run_list, run_status, store
 from genrec.errors import NumericsError
 from genrec.held_locks import command_of, holder, is_held
-from genrec.live_runs import Recorder, recorded
+from genrec.live_runs import QueuedRow, Recorder, queued, recorded
 from genrec.workspace import running_folder
 
 KEYS = {"data": "0" * 16, "sft": "1" * 16}
@@ -164,7 +164,7 @@ def test_a_failed_run_that_is_run_again_is_only_running() -> None:
         recorder.row(1, 1, "cyclic-popularity", 0, KEYS)
         assert "failed in data" not in "\n".join(run_status.lines())
         assert "failed in data" not in "\n".join(run_list.lines())
-        assert run_list.lines()[-1] == "1 run in progress; 'genrec status' shows the progress"
+        assert run_list.lines()[-1] == "1 run in progress or waiting; 'genrec status' shows them"
 
 
 def test_a_killed_run_is_recognized_by_its_free_lock_and_can_be_resumed() -> None:
@@ -263,3 +263,54 @@ def test_a_lock_is_held_or_stale(tmp_path: Path) -> None:
     assert not is_held(path)
     assert "python" in command_of(os.getpid()) or not Path("/proc").is_dir()
     assert command_of(2**30) == ""
+
+
+WAITING = (QueuedRow("row", 4, KEYS), QueuedRow("other", 0, {"data": "0" * 16}))
+KILLED_QUEUE = """
+import os, signal, sys
+from genrec.live_runs import QueuedRow, queued
+sys.argv = ["genrec", "run", "mine.py:rows", "--on", "local:2"]
+rows = [QueuedRow(name, 0, {"data": "0" * 16}) for name in ("one", "two", "three")]
+with queued(rows) as take_out:
+    take_out("one", 0)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_rows_that_wait_for_workers_are_shown(home: Path, clock: list[float]) -> None:
+    with queued(WAITING) as take_out:
+        lines = run_status.lines()
+        assert lines[0] == f"0 running, 2 waiting in {home}"
+        assert lines[2].startswith(f"waiting for workers of process {os.getpid()} on ")
+        assert lines[2].endswith(": row (seed 4), other (seed 0)")
+        with recorded() as recorder:  # a worker has taken up one of them
+            recorder.row(1, 2, "row", 4, KEYS)
+            lines = run_status.lines()
+            assert lines[0] == f"1 running, 1 waiting in {home}"
+            assert lines[-1].endswith(": other (seed 0)")
+        take_out("row", 4)
+        assert [(run.name, run.seed, run.waits) for run in live_runs.read_all()[0]] == [("other", 0, True)]
+        take_out("other", 0)
+        assert run_status.lines() == [f"nothing runs in {home}"]
+    assert not list(running_folder().iterdir())
+
+
+def test_the_rows_of_a_killed_command_wait_for_the_same_command(home: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED_QUEUE], check=False)
+    lines = run_status.lines()
+    assert lines[0] == f"nothing runs in {home}"
+    assert lines[4].startswith("waiting for workers when their command was killed, after ")
+    assert lines[4].endswith(": two (seed 0), three (seed 0)")
+    assert lines[5] == "  resume: genrec run mine.py:rows --on local:2"
+    live_runs.remove_killed("two", 0)
+    assert [run.name for run in live_runs.read_all()[0]] == ["three"]
+    with queued([QueuedRow("three", 0, {"data": "0" * 16})]):
+        assert [(run.name, run.is_alive) for run in live_runs.read_all()[0]] == [("three", True)]
+    assert not list(running_folder().iterdir())
+
+
+def test_a_damaged_queue_is_named(home: Path) -> None:
+    with queued(WAITING):
+        (path,) = running_folder().glob("*.queue")
+        path.write_text("{}")
+        assert f"unreadable: {path}" in run_status.lines()[-1]

@@ -21,7 +21,7 @@ from preference_stages import stage
 from worlds import cyclic
 
 import genrec
-from genrec import failed_runs, live_runs, pipeline, results, run_experiments, run_files, sweeps
+from genrec import clean_command, failed_runs, live_runs, pipeline, results, run_experiments, run_files, sweeps
 from genrec.__main__ import main
 from genrec.baselines import ItemKNN, Popularity
 from genrec.engines import Report, Task
@@ -30,6 +30,7 @@ from genrec.errors import InputError, NumericsError, UsageError, WorkerError
 from genrec.experiment import Experiment
 from genrec.preference.negatives import Uniform
 from genrec.stage_tasks import Given
+from genrec.stored_artifacts import uses
 from genrec.sweeps import Sweep
 from genrec.testing import Cyclic
 
@@ -143,6 +144,33 @@ def test_shared_stages_are_built_once_and_all_rows_are_recorded() -> None:
     assert again.titles == []
 
 
+@dataclass(frozen=True)
+class Unused:
+    """Submits tasks to another pool, after it has noted what `genrec clean --unused` would remove."""
+
+    pool: Inline
+    seen: list[str]
+
+    def start(self) -> Unused:
+        return self
+
+    def submit(self, tasks: Sequence[Task]) -> list[Ended]:
+        self.seen.extend(map(str, clean_command.plan([], uses()).folders))
+        return self.pool.submit(tasks)
+
+    def close(self) -> None:
+        pass
+
+
+def test_artifacts_of_waiting_tasks_are_used() -> None:
+    """No worker runs while tasks are submitted; the data and the Semantic IDs are done, and no run file has them yet."""
+    engine = Unused(Inline(), [])
+    rows = [cyclic(steps=2), replace(cyclic(steps=2), seed=1)]
+    run_experiments.run(rows, sweep=Sweep(engine, Given(tuple(rows))))
+    assert len(engine.pool.titles) == 7
+    assert engine.seen == []
+
+
 def test_a_refresh_rebuilds_this_stage_and_later_ones_once(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [popularity(), itemknn()]
     sweep(rows, Inline())
@@ -235,7 +263,7 @@ def test_a_worker_keeps_a_record_with_the_command_that_resumes(monkeypatch: pyte
     build = pipeline._build
 
     def watched(*arguments: Any) -> None:
-        (run,), _ = live_runs.read_all()
+        (run,) = (each for each in live_runs.read_all()[0] if not each.waits)
         seen.append((run.name, run.content["stage"], run.content["row"], run.content["rows"], run.content["command"]))
         build(*arguments)
 

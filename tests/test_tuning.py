@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import TINY, cyclic
 
-from genrec import hashed_json, pipeline, studies, tuner, tuning_record, tuning_report
+from genrec import hashed_json, pipeline, studies, trial_search, trials, tuner, tuning_record, tuning_report
 from genrec.__main__ import main
 from genrec.baselines import ItemKNN
 from genrec.data.corpus import Corpus
@@ -110,7 +110,7 @@ def test_trials_are_trained_scored_and_printed(capsys: pytest.CaptureFixture[str
     assert [list(trial.curve) for trial in trials] == [[0, 3, 6, 9, 12]] * 3
     assert all(trial.score == max(trial.curve.values()) for trial in trials)
     assert sorted(os.listdir("data/artifacts")) == ["data", "embed", "sft", "tokenize"]
-    assert not Path("data/runs").exists()
+    assert [path for path in Path("data/runs").rglob("*") if path.is_file()] == []
     best = max(trials, key=lambda trial: trial.score)
     assert f"best: trial {best.number + 1}, {best.score:.4f} on validation" in printed
     assert "The score is the best of 3 trials on validation, so it is too high and no result" in printed
@@ -246,8 +246,8 @@ def test_ctrl_c_keeps_the_trial_and_its_time(monkeypatch: pytest.MonkeyPatch) ->
         sum(range(100_000))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuner, "_score", interrupted)
-    monkeypatch.setattr(tuner.time, "process_time", iter(range(0, 100, 3)).__next__)
+    monkeypatch.setattr(trials, "score", interrupted)
+    monkeypatch.setattr(trials.time, "process_time", iter(range(0, 100, 3)).__next__)
     assert main(["tune", "mine.py:sft"]) == 130
     (trial,) = stored().trials
     assert (trial.state, trial.seconds) == ("running", 3)
@@ -258,8 +258,8 @@ def test_ctrl_c_keeps_the_trial_and_its_time(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_budget_counts_trials_and_processor_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each trial takes 1,800 s of processor time here: two of them use up one hour. Larger budgets go on."""
     seconds = iter(range(0, 10**9, 1_800))
-    monkeypatch.setattr(tuner, "_score", lambda *_: 0.5)
-    monkeypatch.setattr(tuner.time, "process_time", seconds.__next__)
+    monkeypatch.setattr(trials, "score", lambda *_: 0.5)
+    monkeypatch.setattr(trials.time, "process_time", seconds.__next__)
     assert main(["tune", "mine.py:sft", "--trials", "9", "--hours", "1"]) == 0
     assert "2 of at most 9 trials, 1.00 of at most 1 processor-hours" in capsys.readouterr().out
     assert main(["tune", "mine.py:sft", "--trials", "9", "--hours", "2"]) == 0
@@ -277,18 +277,18 @@ def trial(curve: Sequence[float], state: tuning_record.State = "finished") -> Tr
 def test_the_median_rule_by_hand() -> None:
     """At validation 2 the finished trials have 0.1, 0.2, 0.4 and 0.8: the median is 0.3. Pruned trials do not count."""
     others = [trial([0.0, 0.0, score, 0.9]) for score in (0.1, 0.2, 0.4, 0.8)] + [trial([0.9] * 4, "pruned")] * 5
-    assert tuner.is_below_median([0.0, 0.0, 0.29], others)
-    assert not tuner.is_below_median([0.0, 0.0, 0.31], others)
-    assert not tuner.is_below_median([0.0, 0.31, 0.0], others)  # the best so far counts
-    assert not tuner.is_below_median([0.0, 0.0], others)  # too early
-    assert not tuner.is_below_median([0.0, 0.0, 0.0], others[1:])  # three finished trials are too few
-    assert not tuner.is_below_median([0.0] * 5, others)  # no other trial was validated as often
+    assert trial_search.is_below_median([0.0, 0.0, 0.29], others)
+    assert not trial_search.is_below_median([0.0, 0.0, 0.31], others)
+    assert not trial_search.is_below_median([0.0, 0.31, 0.0], others)  # the best so far counts
+    assert not trial_search.is_below_median([0.0, 0.0], others)  # too early
+    assert not trial_search.is_below_median([0.0, 0.0, 0.0], others[1:])  # three finished trials are too few
+    assert not trial_search.is_below_median([0.0] * 5, others)  # no other trial was validated as often
 
 
 def test_a_pruned_trial_leaves_no_files(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The third trial is stopped at its second validation, with a checkpoint."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setattr(tuner, "is_below_median", lambda scores, others: len(others) == 2 and len(scores) == 3)
+    monkeypatch.setattr(trials, "is_below_median", lambda scores, others: len(others) == 2 and len(scores) == 3)
     assert main(["tune", "mine.py:sft"]) == 0
     assert "(0." in capsys.readouterr().out
     assert [(trial.state, list(trial.curve)) for trial in stored().trials][2] == ("pruned", [0, 3, 6])
@@ -309,7 +309,7 @@ def test_stored_artifacts_change_no_trial(monkeypatch: pytest.MonkeyPatch) -> No
     def below_first(scores: Sequence[float], others: Sequence[Trial]) -> bool:
         return len(others) == 2 and len(scores) == 3 and [*others[0].curve] == [*others[1].curve] == [0, 3, 6, 9, 12]
 
-    monkeypatch.setattr(tuner, "is_below_median", below_first)
+    monkeypatch.setattr(trials, "is_below_median", below_first)
     assert main(["tune", "mine.py:sft"]) == 0
     first = summary(stored())
     assert [(state, [*curve]) for _, state, _, curve in first] == [("finished", [0, 3, 6, 9, 12])] * 2 + [("pruned", [0, 3, 6])]
@@ -318,7 +318,7 @@ def test_stored_artifacts_change_no_trial(monkeypatch: pytest.MonkeyPatch) -> No
     assert summary(stored()) == first
     stored().path.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(tuner, "is_below_median", lambda *_: False)  # now the third trial has an artifact too
+        patch.setattr(trials, "is_below_median", lambda *_: False)  # now the third trial has an artifact too
         assert main(["tune", "mine.py:sft"]) == 0
     assert [trial.state for trial in stored().trials] == ["finished"] * 3
     stored().path.unlink()
@@ -331,12 +331,12 @@ def test_stored_artifacts_change_no_trial(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_trial_that_diverges_is_recorded_and_the_next_one_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def diverging(tuning: Tuning, experiment: Experiment, *_: object) -> float:
+    def diverging(experiment: Experiment, *_: object) -> float:
         if experiment.sft.optimization.learning_rate != 0.005:
             raise NumericsError("the loss is nan\nand so on")
         return 0.25
 
-    monkeypatch.setattr(tuner, "_score", diverging)
+    monkeypatch.setattr(trials, "score", diverging)
     assert main(["tune", "mine.py:sft"]) == 0
     assert [trial.state for trial in stored().trials] == ["finished", "failed", "failed"]
     printed = capsys.readouterr().out
@@ -379,7 +379,7 @@ def test_values_that_are_refused_together_are_no_end(monkeypatch: pytest.MonkeyP
     experiment = replace(cyclic(), embed=Picky())  # type: ignore[arg-type]
     tuning = Tuning(experiment=experiment, space={"embed.dim": Choice((4, 5)), "policy.dropout": Choice((0.0, 0.1))}, trials=3)
     proposed = iter([{"embed.dim": 5, "policy.dropout": 0.0}, {"embed.dim": 5, "policy.dropout": 0.1}])
-    monkeypatch.setattr(tuner, "_score", lambda *_: 0.5)
+    monkeypatch.setattr(trials, "score", lambda *_: 0.5)
     monkeypatch.setattr(tuner, "propose", lambda *_: next(proposed))
     record = tuner.tune(tuning, "picky")
     assert [trial.state for trial in record.trials] == ["finished", "refused", "finished"]
@@ -406,10 +406,10 @@ def test_the_score_is_that_of_the_kept_step() -> None:
     assert experiment.align is not None
     last = replace(experiment, align=replace(experiment.align, keep="last"))
     artifact = pipeline.Artifact("align", "0" * 16, folder, {})
-    assert tuner._trained_score(experiment, artifact) == 0.3
-    assert tuner._trained_score(last, artifact) == 0.2
-    assert tuner._trained_score(last, artifact._replace(stage="sft")) == 0.3
-    assert tuner._trained_score(replace(last, selection=Selection("recall", 5)), artifact) == 0.4
+    assert trials.trained_score(experiment, artifact) == 0.3
+    assert trials.trained_score(last, artifact) == 0.2
+    assert trials.trained_score(last, artifact._replace(stage="sft")) == 0.3
+    assert trials.trained_score(replace(last, selection=Selection("recall", 5)), artifact) == 0.4
 
 
 def test_a_baseline_is_scored_on_validation(capsys: pytest.CaptureFixture[str]) -> None:
@@ -422,14 +422,14 @@ def test_a_baseline_is_scored_on_validation(capsys: pytest.CaptureFixture[str]) 
     experiment = replace(cyclic(), policy=ItemKNN())
     assert record.trials[0].score == pytest.approx(baseline_scores(corpus, experiment, experiment.sft)["ItemKNN"])
     filtered = replace(experiment, selection=Selection(filter_seen=True))
-    assert tuner.baseline_score(corpus, filtered) != record.trials[0].score
+    assert trials.baseline_score(corpus, filtered) != record.trials[0].score
 
 
 def test_other_settings_start_again_only_on_request(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The earlier trials stay in the record, and are mentioned. Another number of trials is no other setting."""
-    monkeypatch.setattr(tuner, "_score", lambda *_: 0.5)
+    monkeypatch.setattr(trials, "score", lambda *_: 0.5)
     assert main(["tune", "mine.py:sft"]) == 0
     for change in (["--seed", "3"], ["--history-length", "4"]):
         assert main(["tune", "mine.py:sft", *change]) == 2
@@ -485,7 +485,7 @@ def rehashed(content: dict[str, Any]) -> dict[str, Any]:
 def test_a_damaged_record_is_refused(
     change: Callable[[dict[str, Any]], object], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tuner, "_score", lambda *_: 0.5)
+    monkeypatch.setattr(trials, "score", lambda *_: 0.5)
     assert main(["tune", "mine.py:sft"]) == 0
     path = stored().path
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -539,7 +539,7 @@ def discrete(trials: int = 9, seed: int = 1000) -> Tuning:
 
 def test_a_discrete_space_is_tried_without_repetition_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six settings, six trials, although nine may run; the estimator alone proposes the best values again and again."""
-    monkeypatch.setattr(tuner, "_score", lambda tuning, experiment, *_: 0.5 - experiment.policy.dropout)
+    monkeypatch.setattr(trials, "score", lambda experiment, *_: 0.5 - experiment.policy.dropout)
     for seed in range(3):
         record = tuner.tune(discrete(seed=seed), f"discrete-{seed}")
         tried = [tuple(trial.values.values()) for trial in record.trials]
@@ -556,21 +556,21 @@ def test_a_discrete_space_is_tried_without_repetition_to_its_end(monkeypatch: py
 def test_replaced_proposals_depend_on_seed_and_trials_alone() -> None:
     tried = [Trial(0, {"policy.dropout": 0.1, "policy.num_encoder_layers": 1}, "finished", {0: 0.5}, 0.5)]
     for number in range(1, 6):
-        found = tuner.propose(discrete(), tried)
-        assert found == tuner.propose(discrete(), tried)
-        assert not tuner.is_exhausted(discrete(), tried)
+        found = trial_search.propose(discrete(), tried)
+        assert found == trial_search.propose(discrete(), tried)
+        assert not trial_search.is_exhausted(discrete(), tried)
         tried.append(Trial(number, found, "refused"))  # what was refused is not asked for again
-    assert tuner.is_exhausted(discrete(), tried)
+    assert trial_search.is_exhausted(discrete(), tried)
     with_rate = replace(discrete(), space={**discrete().space, RATE: Uniform(0.1, 0.2)})
     for trial in tried:
         trial.values[RATE] = 0.15
-    assert not tuner.is_exhausted(with_rate, tried)
+    assert not trial_search.is_exhausted(with_rate, tried)
 
 
 def test_settings_that_were_tried_twice_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole number is the same setting as the float; the experiment as it is has dropout 0.1 and one layer."""
     proposed = iter([{"policy.dropout": 0, "policy.num_encoder_layers": 1}, {"policy.dropout": 0.0, "policy.num_encoder_layers": 1}])
-    monkeypatch.setattr(tuner, "_score", lambda *_: 0.5)
+    monkeypatch.setattr(trials, "score", lambda *_: 0.5)
     monkeypatch.setattr(tuner, "propose", lambda *_: next(proposed))
     record = tuner.tune(discrete(trials=3), "twice")
     printed = "\n".join(tuning_report.lines(discrete(trials=3), record, "mine.py:discrete"))
@@ -591,9 +591,9 @@ def test_proposals_lie_in_the_space_and_depend_on_seed_and_trials_alone(seed: in
     object.__setattr__(tuning, "space", SPACE)
     trials: list[Trial] = []
     for score in scores:
-        trials.append(Trial(len(trials), tuner.propose(tuning, trials), "finished", {0: score}, score))
-    found = tuner.propose(tuning, trials)
-    assert found == tuner.propose(tuning, trials)
+        trials.append(Trial(len(trials), trial_search.propose(tuning, trials), "finished", {0: score}, score))
+    found = trial_search.propose(tuning, trials)
+    assert found == trial_search.propose(tuning, trials)
     assert list(found) == list(SPACE)
     assert 0.00012345 <= found["a"] <= 0.3
     assert -0.98765 <= found["b"] <= 1.23456
@@ -604,10 +604,10 @@ def test_proposals_lie_in_the_space_and_depend_on_seed_and_trials_alone(seed: in
 
 def test_the_first_trial_counts_for_the_search_only_within_the_space() -> None:
     tuning = Tuning(experiment=cyclic(), space={"policy.dropout": Choice((0.1, 0.2)), "policy.num_encoder_layers": IntUniform(1, 3)})
-    assert tuner._fits(Trial(0, {"policy.dropout": 0.1, "policy.num_encoder_layers": 1}), tuning)
-    assert not tuner._fits(Trial(0, {"policy.dropout": 0.3, "policy.num_encoder_layers": 1}), tuning)
-    assert not tuner._fits(Trial(0, {"policy.dropout": 0.1, "policy.num_encoder_layers": None}), tuning)
-    assert not tuner._fits(Trial(0, {"policy.dropout": 0.1, "policy.num_encoder_layers": 4}), tuning)
+    assert trial_search._fits(Trial(0, {"policy.dropout": 0.1, "policy.num_encoder_layers": 1}), tuning)
+    assert not trial_search._fits(Trial(0, {"policy.dropout": 0.3, "policy.num_encoder_layers": 1}), tuning)
+    assert not trial_search._fits(Trial(0, {"policy.dropout": 0.1, "policy.num_encoder_layers": None}), tuning)
+    assert not trial_search._fits(Trial(0, {"policy.dropout": 0.1, "policy.num_encoder_layers": 4}), tuning)
 
 
 @pytest.mark.parametrize(("seed", "expected"), [(1000, "5"), (5, "5"), (0, "1,2,3,4,5"), (3, "0,1,2,4,5")])

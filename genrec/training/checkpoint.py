@@ -116,6 +116,14 @@ def load(
     return None
 
 
+def saved_rows(folder: Path) -> list[dict[str, float]]:
+    """Return the rows of the curves of a checkpoint, also of one that `save` has left behind; none if there is no whole checkpoint."""
+    for candidate in (folder, folder.with_name(f"{folder.name}.old")):
+        if damage_of(candidate) is None:
+            return _progress(_read_json(candidate / "progress.json")).curves
+    return []
+
+
 def damage_of(folder: Path) -> str | None:
     """Return what is wrong with the files of a checkpoint, or None if it is whole."""
     try:
