@@ -66,12 +66,13 @@ def create_app(rows: Sequence[TrainedRow], hosts: Collection[str] = (), body_sec
     html, policy = _page(rows)
     computing = Lock()  # a list uses all threads of torch; lists wait for each other
 
+    # answers that compute nothing are coroutines, so that they do not wait for a thread
     @app.get("/")
-    def page() -> HTMLResponse:
+    async def page() -> HTMLResponse:
         return HTMLResponse(html, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
 
     @app.get("/rows")
-    def describe() -> dict[str, Any]:
+    async def describe() -> dict[str, Any]:
         return {"rows": [_described(row) for row in rows], "max_n": longest(rows), "max_history": MAX_HISTORY}
 
     @app.get("/items")
@@ -99,13 +100,13 @@ def create_app(rows: Sequence[TrainedRow], hosts: Collection[str] = (), body_sec
         return await run_in_threadpool(lists)
 
     @app.exception_handler(HTTPException)
-    def refuse(request: Request, error: HTTPException) -> JSONResponse:
+    async def refuse(request: Request, error: HTTPException) -> JSONResponse:
         known = "there are GET /, GET /rows, GET /items?search=WORDS, POST /items and POST /recommend"
         what = {404: f"there is no such page; {known}", 405: f"the method does not fit the page; {known}"}
         return _refusal(error, what.get(error.status_code, ""))
 
     @app.exception_handler(Exception)
-    def fail(request: Request, error: Exception) -> JSONResponse:
+    async def fail(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": "the service failed; its log on the terminal names the cause"}, 500)
 
     return app
