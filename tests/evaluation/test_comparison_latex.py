@@ -19,7 +19,7 @@ from pandas import DataFrame
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.comparison.comparison_csv import comparison_csv
 from genrec.evaluation.comparison.comparison_latex import SPECIAL, escaped, latex
-from genrec.evaluation.comparison.table_cells import printable
+from genrec.terminal_text import printable
 
 PROTOCOL: dict[str, object] = {"data": "A & B", "cutoffs": [10]}
 
