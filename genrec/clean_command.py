@@ -80,8 +80,7 @@ def plan(names: Sequence[str], known: Uses) -> Removal:
     for name in names:
         for run in known.running:
             if run.name == name:
-                verb = "waits for a worker of" if run.waits else "runs in"
-                raise UsageError(f"{name} {verb} process {run.content['process']}; stop it with Ctrl-C, or wait until it has finished")
+                raise UsageError(f"{name} {run.place}; stop it with Ctrl-C, or wait until it has finished")
         if name not in known.rows and name not in known.damaged and name not in known.ended:
             run_files.read(name)  # raises with the nearest name
     rows = [name for name in dict.fromkeys(names) if name in known.rows or name in known.damaged]

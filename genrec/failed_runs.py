@@ -111,9 +111,9 @@ def read_all() -> tuple[list[Failure], list[str]]:
     return sorted(failures, key=lambda failure: failure.time), damaged
 
 
-def not_resumed(failures: Sequence[Failure], running: Collection[tuple[str, int]]) -> list[Failure]:
-    """Return the failures without those of the rows and seeds that a process has taken up again."""
-    return [failure for failure in failures if (failure.name, failure.seed) not in running]
+def not_resumed(failures: Sequence[Failure], in_work: Collection[tuple[str, int]]) -> list[Failure]:
+    """Return the failures of rows and seeds that are not in work again (`live_runs.in_work`)."""
+    return [failure for failure in failures if (failure.name, failure.seed) not in in_work]
 
 
 def resuming(arguments: Sequence[str], keep_refresh: bool = False) -> str:

@@ -72,6 +72,11 @@ class LiveRun(NamedTuple):
     waits: bool = False  # a row of a queue: the process is that of the command; stage and progress mean nothing
 
     @property
+    def place(self) -> str:
+        """Where the run is, such as "runs in process 7"."""
+        return f"{'waits for a worker of' if self.waits else 'runs in'} process {self.content['process']}"
+
+    @property
     def name(self) -> str:
         """The name of the row."""
         return str(self.content["name"])
@@ -198,9 +203,14 @@ def read_all() -> tuple[list[LiveRun], list[str]]:
     return sorted(found, key=lambda run: str(run.content["started"])), damaged
 
 
+def in_work(runs: Sequence[LiveRun]) -> set[tuple[str, int]]:
+    """Return the rows and seeds that run, or wait for a worker of a command that runs."""
+    return {(run.name, run.seed) for run in runs if run.is_alive}
+
+
 def _of_queue(content: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a record in the shape `SHAPE` for each row of a queue."""
-    about = {name: content[name] for name in ("process", "host", "command", "started", "updated")}
+    about = {name: content[name] for name in QUEUE if name != "rows"}
     none = {"stage": "", "work": "", "done": 0, "note": "", "rows": len(content["rows"])}
     return [about | none | {"row": place} | row for place, row in enumerate(content["rows"], 1)]
 

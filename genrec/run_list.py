@@ -37,14 +37,14 @@ def lines(data: str | None = None) -> list[str]:
         if _is_of(data, str(content["protocol"].get("data", ""))):
             rows.append((_last_run(content), name, content))
     failures, damaged_records = failed_runs.read_all()
-    running = {(run.name, run.seed) for run in live_runs.read_all()[0] if run.is_alive}
+    in_work = live_runs.in_work(live_runs.read_all()[0])
     rows.sort(key=lambda row: row[0], reverse=True)
     result = _table([COLUMNS, *(_cells(name, content) for _, name, content in rows)], width) if rows else []
     tried, damaged_studies = _studies(None if data is None else {name for _, name, _ in rows})
     result += ["", *tried] if tried else []
-    if running:
-        result += ["", f"{counted(len(running), 'run')} in progress or waiting; 'genrec status' shows them"]
-    for failure in failed_runs.not_resumed(failures, running):
+    if in_work:
+        result += ["", f"{counted(len(in_work), 'run')} in progress or waiting; 'genrec status' shows them"]
+    for failure in failed_runs.not_resumed(failures, in_work):
         if _is_of(data, failure.data):
             result += ["", *failure_lines(failure, width)]
     result += [line for message in (*damaged, *damaged_studies, *damaged_records) for line in ("", f"unreadable: {message}")]

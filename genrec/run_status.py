@@ -38,8 +38,7 @@ def lines() -> list[str]:
     ended = [_killed(run) for run in killed if latest[run.name, run.seed] is run]  # not those that waited for it
     known = {(run.name, run.seed) for run in killed}
     ended += [_killed_queue(rows) for rows in _by_command([run for run in lost if run.waits and (run.name, run.seed) not in known])]
-    resumed = active | {(run.name, run.seed) for run in in_queue}
-    ended += [failure_lines(failure, 0) for failure in failed_runs.not_resumed(failures, resumed)]
+    ended += [failure_lines(failure, 0) for failure in failed_runs.not_resumed(failures, live_runs.in_work(live))]
     ended += _left({(run.name, run.seed) for run in live} | {(each.name, each.seed) for each in failures}, live)
     num_waiting = len(waiting) + len(in_queue)
     waits = f", {num_waiting} waiting" if num_waiting else ""

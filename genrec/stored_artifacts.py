@@ -132,9 +132,7 @@ def uses(with_builds: bool = True, row_uses: RowUses | None = None) -> Uses:
         runs[label] = set(failure.artifacts.items())
         ended.setdefault(failure.name, []).append(label)
     for run in live:
-        verb = "waits for a worker of" if run.waits else "runs in"
-        state = f"{verb} process {run.content['process']}" if run.is_alive else "killed"
-        label = f"{run.name} seed {run.seed} ({state})"
+        label = f"{run.name} seed {run.seed} ({run.place if run.is_alive else 'killed'})"
         runs[label] = set(run.content["artifacts"].items())
         if not run.is_alive:
             ended.setdefault(run.name, []).append(label)

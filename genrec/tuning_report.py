@@ -28,18 +28,21 @@ def lines(tuning: Tuning, record: Record, where: str, flags: Sequence[str] = ())
     yield from (f"trial {trial.number + 1}: {trial.message.splitlines()[0]}" for trial in record.trials if trial.message)
     if record.replaced:
         yield f"{counted(len(record.replaced), 'trial')} of other settings came before (--replace)"
-    together = f", {tuning.round_size} at a time" if (tuning.round_size or 1) > 1 else ""
-    used = f"{len(record.trials)} of at most {counted(tuning.trials, 'trial')}{together}"
+    used = f"{len(record.trials)} of at most {counted(tuning.trials, 'trial')}{_together(tuning)}"
     yield f"{used}, {record.seconds / 3600:.2f} of at most {tuning.hours:g} processor-hours; record: {record.path}"
     if is_exhausted(tuning, record.trials):
         yield "all settings of the space were tried, so the tuning has ended"
     yield from _best(tuning, record, where, flags)
 
 
+def _together(tuning: Tuning) -> str:
+    """Return how many trials are proposed together, if these are several."""
+    return f", {tuning.round_size} at a time" if (tuning.round_size or 1) > 1 else ""
+
+
 def planned(tuning: Tuning) -> Iterator[str]:
     """Iterate over what a tuning would do: budget, objective, space, and the stages of the first trial. Nothing is written."""
-    together = f", {tuning.round_size} at a time" if (tuning.round_size or 1) > 1 else ""
-    yield f"{counted(tuning.trials, 'trial')} at most{together}, none starts after {tuning.hours:g} processor-hours"
+    yield f"{counted(tuning.trials, 'trial')} at most{_together(tuning)}, none starts after {tuning.hours:g} processor-hours"
     yield f"maximized on validation: {objective_of(tuning)}"
     yield from (f"  --{key.replace('_', '-')}: {distribution}" for key, distribution in tuning.space.items())
     yield "the first trial, the experiment as it is:"

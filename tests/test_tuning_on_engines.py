@@ -195,28 +195,13 @@ def test_a_baseline_is_tuned_on_an_engine() -> None:
 
 
 MINE = """
-import os, signal
 from dataclasses import replace
-from pathlib import Path
+import signal_at_step
 from genrec.experiment import Validation
-from genrec.training import lightning_module, loop
 from genrec.tuning import LogUniform, Tuning
 from worlds import cyclic
 
-learning_rate, loop.CHECKPOINT_SECONDS, loop.LOG_EVERY = lightning_module.learning_rate, -1.0, 1  # a checkpoint at each step
-
-def stopped(plan, step):
-    '''The learning rate; the first training of the data folder that comes to step 3 gets the signal of the file.'''
-    for file in list(Path(os.environ["GENREC_HOME"]).glob("signal-*")) if step == 3 else []:
-        try:
-            file.unlink()
-        except FileNotFoundError:  # another training was first
-            continue
-        number = int(file.name.partition("-")[2])
-        os.kill(os.getpid() if number == signal.SIGKILL else os.getppid(), number)
-    return learning_rate(plan, step)
-
-lightning_module.learning_rate = stopped
+signal_at_step.install()
 
 def sft():
     base = cyclic(steps=6)

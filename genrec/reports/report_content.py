@@ -177,7 +177,7 @@ def commands(comparison: Comparison, runs: Sequence[Run], options: ReportOptions
     if unknown and options.kept is None:
         about = f"No function is recorded for {enumerated(unknown)}; all settings of a row:"
         found.append({"about": about, "command": "\n".join(command_line("show", name) for name in unknown)})
-    elif unknown and options.kept is not None:
+    elif unknown:
         about = f"No function is recorded for {enumerated(unknown)}; files with all settings:"
         found.append({"about": about, "command": "\n".join(f"runs/{name}.json" for name in unknown)})
     return found

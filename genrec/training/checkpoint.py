@@ -85,7 +85,7 @@ def save(
     files = {name: {"size": (partial / name).stat().st_size, "sha256": file_hash(partial / name)} for name in FILES}
     record = {"files": files, "training": training._asdict()}
     write_json(partial / "files.json", {**record, "hash": hash_of(record)})
-    old = folder.with_name(f"{folder.name}.old")
+    old = _old(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -103,7 +103,7 @@ def load(
     policy's that need a gradient. Raises ArtifactError if the checkpoint is whole but does not
     fit the policy.
     """
-    candidates = [each for each in (folder, folder.with_name(f"{folder.name}.old")) if each.exists()]
+    candidates = [each for each in _places(folder) if each.exists()]
     for place, candidate in enumerate(candidates):
         found = _load(candidate, training, policy, max_steps, trained)
         if isinstance(found, Checkpoint):
@@ -118,10 +118,19 @@ def load(
 
 def saved_rows(folder: Path) -> list[dict[str, float]]:
     """Return the rows of the curves of a checkpoint, also of one that `save` has left behind; none if there is no whole checkpoint."""
-    for candidate in (folder, folder.with_name(f"{folder.name}.old")):
+    for candidate in _places(folder):
         if damage_of(candidate) is None:
             return _progress(_read_json(candidate / "progress.json")).curves
     return []
+
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    """Return where a checkpoint of `folder` may be: there, or beside it if a stop in the middle of saving has left the one before."""
+    return folder, _old(folder)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
 
 
 def damage_of(folder: Path) -> str | None:
