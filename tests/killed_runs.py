@@ -8,7 +8,8 @@ PLAN.json: {"command": [...], "folder": FOLDER, "runs": [[kind, stage, share], .
 uninterrupted run does:
 
 - "call": SIGKILL at a call of a Python or built-in function within the stage;
-- "save": the same within one of the stage's savings of a checkpoint;
+- "interrupt": SIGINT at a call within the stage, and again after as many further calls as `share` of 500;
+- "save": SIGKILL at a call within one of the stage's savings of a checkpoint;
 - "write": a signal in the middle of a file of a checkpoint, at a share of the largest file's bytes;
 - "open": the disk is full from a new file or folder of the whole run on; `stage` is "";
 - "size": no file may grow beyond a share of the bytes of the largest one, in no stage; `stage` is "".
@@ -81,10 +82,10 @@ def watch(span: Span) -> None:
 
 
 class Calls:
-    """Counts calls of functions by span; `kill` ends the process at a call of one span."""
+    """Counts calls of functions by span, and sends this process a signal at the calls `at` of the span `within`."""
 
-    def __init__(self, kill: tuple[str, int] | None = None) -> None:
-        self.kill, self.counts, self.now = kill, dict[str, int](), ""
+    def __init__(self, number: int = 0, within: str = "", at: tuple[int, ...] = ()) -> None:
+        self.number, self.within, self.at, self.counts, self.now = number, within, at, dict[str, int](), ""
 
     def span(self, name: str) -> None:
         self.now = name
@@ -94,8 +95,8 @@ class Calls:
         if event not in ("call", "c_call"):
             return
         self.counts[self.now] = self.counts.get(self.now, 0) + 1
-        if self.kill == (self.now, self.counts[self.now]):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.now == self.within and self.counts[self.now] in self.at:
+            os.kill(os.getpid(), self.number)
 
 
 class Writes:
@@ -174,7 +175,7 @@ def run(plan: dict[str, Any]) -> Iterator[list[int]]:
         home = folder / str(number)
         if stage:
             begin(folder, home, stage)
-        span = stage if kind == "call" else f"{stage} checkpoint"
+        span = stage if kind in ("call", "interrupt") else f"{stage} checkpoint"
 
         def change(kind: str = kind, span: str = span, share: float = share, home: Path = home) -> None:
             if kind == "open":
@@ -184,7 +185,9 @@ def run(plan: dict[str, Any]) -> Iterator[list[int]]:
             elif kind == "write":
                 watch(die_in_a_file((span, int(share * largest))))
             else:
-                watch(Calls((span, 1 + int(share * calls[span]))).span)
+                first = 1 + int(share * calls[span])
+                twice = (first, first + 1 + int(share * 500))
+                watch(Calls(signal.SIGINT, span, twice).span if kind == "interrupt" else Calls(signal.SIGKILL, span, (first,)).span)
 
         yield [in_fork(command, home, change), in_fork(command, home, lambda: None)]
 

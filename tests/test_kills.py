@@ -93,6 +93,21 @@ def test_twenty_kills_within_a_file_of_a_checkpoint(tmp_path: Path) -> None:
     check(tmp_path, [("write", draw.choice(TRAININGS), draw.random()) for _ in range(20)], -signal.SIGXFSZ)
 
 
+@pytest.mark.parametrize("stage", TRAININGS)
+def test_ctrl_c_twice(stage: str, tmp_path: Path) -> None:
+    """The second one ends a training at once, wherever it is; outside the steps the first one does."""
+    draw = random.Random(stage)
+    runs: list[Run] = [("interrupt", stage, draw.random()) for _ in range(20)]
+    found = outcomes(tmp_path, runs)
+    assert [code for _, code in found] == [0] * len(runs)
+    codes = [code for code, _ in found]
+    assert set(codes) <= {-signal.SIGINT, 130}, codes
+    assert codes.count(-signal.SIGINT) >= 5, codes
+    for number in range(len(runs)):
+        assert_like_the_whole_run(tmp_path, number)
+        assert "Traceback" not in (tmp_path / str(number) / "printed.txt").read_text(encoding="utf-8")
+
+
 def test_a_full_disk_at_every_write(tmp_path: Path) -> None:
     """From each new file or folder on: one message and exit code 5. The same command on a disk with space goes on."""
     check(tmp_path, [("open", "", place / WRITES) for place in range(WRITES)], 5)

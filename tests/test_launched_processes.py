@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -172,12 +173,15 @@ def test_the_other_processes_return_no_tables(pair: Pair, monkeypatch: pytest.Mo
 
 EXPERIMENT = """
 from dataclasses import replace
+import signal_at_step
 from genrec.experiment import Align, Optimization, Validation
 from genrec.objectives import Preference
 from genrec.preference.candidates import Sampled
 from genrec.preference.losses import SoftmaxDPO
 from genrec.preference.negatives import Uniform
 from worlds import cyclic
+
+signal_at_step.install()
 
 def row():
     optimization = Optimization(max_steps=4, batch_size=32, learning_rate=1e-3)
@@ -267,6 +271,25 @@ def test_variables_without_a_launcher_do_the_same(plain: Path, tmp_path: Path) -
     both = [command(tmp_path, **shared, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
     said = [each.communicate()[1] for each in both]
     assert [each.returncode for each in both] == [0, 0], said
+    assert_equal(tmp_path, plain)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_all_of_a_launcher_and_the_command_goes_on(plain: Path, tmp_path: Path) -> None:
+    """One of the two, in the third step of SFT; then of the alignment. Nothing hangs; all is as if none had been killed."""
+    called = torchrun("--nproc-per-node", "2", "--master-port", str(free_port()))
+    for stage in ("sft", "align"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"signal-{int(signal.SIGKILL)}").touch()
+        found = command(tmp_path, *called)
+        _, said = found.communicate()
+        assert found.returncode != 0
+        assert f"{signal.SIGKILL.name}" in said
+        assert not list((tmp_path / "data" / "artifacts" / stage).glob("[!.]*/manifest.json"))
+        assert not list((tmp_path / "data").glob("signal-*"))
+    found = command(tmp_path, *called)
+    _, said = found.communicate()
+    assert found.returncode == 0, said
     assert_equal(tmp_path, plain)
 
 
