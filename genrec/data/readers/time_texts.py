@@ -84,7 +84,7 @@ def check_time_format(time_format: str | None, field: str) -> None:
     try:
         text = _SAMPLE.strftime(time_format)
         has_year = text != _SAMPLE.replace(year=_SAMPLE.year + 6).strftime(time_format)  # six years later it is the same weekday
-        parts = (text, time_format) if has_year else (f"2000 {text}", f"%Y {time_format}")  # Python 3.13 deprecates a day without a year
+        parts = (text, time_format) if has_year else (f"2000 {text}", f"%Y {time_format}")  # Python 3.13 warns of days without a year
         readable = datetime.strptime(*parts).year == _SAMPLE.year
     except (ValueError, TypeError) as error:
         raise UsageError(f"{field}: {time_format!r} is no format of times ({error}); {advice}") from None
