@@ -253,7 +253,7 @@ def test_the_shell_is_answered(folder: Path, line: str, expected: list[str], mon
 def test_every_page_names_the_supported_versions_of_python() -> None:
     """The classifiers are the list; the other places name its first and last version."""
     first, last = VERSIONS[0], VERSIONS[-1]
-    assert VERSIONS == [f"3.{minor}" for minor in range(int(first[2:]), int(last[2:]) + 1)]
+    assert [f"3.{minor}" for minor in range(int(first[2:]), int(last[2:]) + 1)] == VERSIONS
     assert PYPROJECT["project"]["requires-python"] == f">={first}"
     assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{first.replace('.', '')}"
     assert PYPROJECT["tool"]["mypy"]["python_version"] == first
