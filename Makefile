@@ -1,5 +1,6 @@
 # Two commands for a newcomer: `make quickstart` and `make test`. `make help` lists the others.
-PYTHON ?= $(shell for name in python3.11 python3.12; do $$name -c '' 2>/dev/null && echo $$name && exit; done; echo python3)
+PYTHONS := 3.11 3.12 3.13
+PYTHON ?= $(shell for version in $(PYTHONS); do python$$version -c '' 2>/dev/null && echo python$$version && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # faiss-cpu and faiss-gpu install the same package name, so only one of them is installed.
@@ -13,7 +14,7 @@ TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
 ELAPSED = echo "done in $$(($$(date +%s) - began)) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint format notebooks hooks docs wheel clean
+.PHONY: help install quickstart test test-slow test-pythons lint format notebooks hooks docs wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*  ## /\1@/p' Makefile | awk -F@ '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -30,10 +31,18 @@ test: $(VENV)/installed-test  ## run the fast tests (about 9 minutes on 2 CPU co
 test-slow: $(VENV)/installed-test  ## run every test that this machine can run
 	$(TEST)
 
-lint: $(VENV)/installed-test  ## check style, formatting and types
+test-pythons:  ## run the fast tests on each supported Python of this machine, in .venv-3.11, .venv-3.12 and .venv-3.13
+	@failed=; for version in $(PYTHONS); do \
+	if ! python$$version -c '' 2>/dev/null; then echo "python$$version is not on the path and is left out."; continue; fi; \
+	echo "Testing with python$$version in $(VENV)-$$version."; \
+	$(MAKE) --no-print-directory test PYTHON=python$$version VENV=$(VENV)-$$version || failed="$$failed $$version"; done; \
+	test -z "$$failed" || { echo "The tests failed on Python$$failed."; exit 1; }
+
+lint: $(VENV)/installed-test  ## check style, formatting, types and the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict genrec
+	$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/installed-test  ## fix style and formatting where ruff can
 	$(BIN)/ruff check --fix .
@@ -53,8 +62,8 @@ wheel: $(VENV)/installed  ## build dist/genrec-*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-clean:  ## remove .venv, caches and everything that was built; data/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build *.egg-info
+clean:  ## remove .venv, .venv-3.*, caches and everything that was built; data/ stays
+	rm -rf $(VENV) $(PYTHONS:%=$(VENV)-%) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build *.egg-info
 
 # The lock is a constraint file. torch is installed first and alone, so that its build is chosen before another package requires it.
 # The sizes were measured on x86-64 Linux with Python 3.11.

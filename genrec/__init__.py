@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from genrec.results import Results
     from genrec.serving.trained_rows import TrainedRow
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["compare", "load", "run"]
 
 

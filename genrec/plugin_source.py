@@ -14,6 +14,7 @@ from types import CodeType, FrameType, FunctionType, NoneType
 from typing import NamedTuple
 
 from genrec.command_lines import command_line
+from genrec.source_hash import source_lines
 
 PACKAGE = Path(__file__).resolve().parent
 NO_OBJECTS = frozenset({bool, int, float, str, NoneType, tuple, list})
@@ -79,7 +80,7 @@ def plugins_in(value: object) -> list[object]:
 def place_of(kind: type) -> Place | None:
     """Return where a class is defined, or None if it has no source file, such as one that was typed into an interpreter."""
     try:
-        path, (_, line) = inspect.getsourcefile(kind), inspect.getsourcelines(kind)
+        path, (_, line) = inspect.getsourcefile(kind), source_lines(kind)
     except (OSError, TypeError):
         return None
     return None if path is None else Place(str(Path(path).resolve()), line)

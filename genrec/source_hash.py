@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import re
 
 
 def source_hash(kind: type) -> str | None:
@@ -17,7 +18,7 @@ def source_hash(kind: type) -> str | None:
     try:
         definitions = _definitions(inspect.getsource(inspect.getmodule(kind) or kind))
         if kind.__qualname__ not in definitions:  # a class within a function
-            return _digest(ast.unparse(ast.parse(inspect.cleandoc("\n" + inspect.getsource(kind)))))
+            return _digest(ast.unparse(ast.parse(inspect.cleandoc("\n" + "".join(source_lines(kind)[0])))))
     except (OSError, TypeError, SyntaxError):
         return None
     used, waiting = {kind.__qualname__}, [kind.__qualname__]
@@ -27,6 +28,18 @@ def source_hash(kind: type) -> str | None:
         used |= new
         waiting += new
     return _digest("\n".join(ast.unparse(definitions[name]) for name in sorted(used)))
+
+
+def source_lines(kind: type) -> tuple[list[str], int]:
+    """Return the lines of a class and the number of the first one in its file.
+
+    Raises OSError or TypeError for a class without source. Since Python 3.13 `inspect` takes the line from the class. If the class was
+    typed into an interpreter, it reads that line of the started program, which does not define the class.
+    """
+    lines, first = inspect.getsourcelines(kind)
+    if not any(re.match(rf"\s*class\s+{kind.__name__}\b", line) for line in lines):
+        raise OSError(f"no lines define the class {kind.__name__}")
+    return lines, first
 
 
 def _definitions(source: str) -> dict[str, ast.stmt]:

@@ -1,4 +1,4 @@
-"""The architecture page lists every module of the package and every renamed field, class and module."""
+"""The architecture page lists every module of the package, and the page on upgrading every renamed field, class and module."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from genrec import former_modules, renamed
 
 PROJECT = Path(__file__).parents[1]
 PAGE = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+UPGRADING = (PROJECT / "docs" / "upgrading.md").read_text(encoding="utf-8")
 
 
 def listed_modules() -> list[str]:
@@ -47,14 +48,14 @@ def test_the_page_names_every_renamed_field() -> None:
     for component, fields in [*renamed.FIELDS.items(), *moved.items()]:
         for former, present in fields.items():
             row = rf"^\|[^|]*`{component}`[^|]*\| `{former}` \| `{re.escape(present)}` \|$"
-            assert re.search(row, PAGE, flags=re.MULTILINE), f"{component}.{former} -> {present}"
+            assert re.search(row, UPGRADING, flags=re.MULTILINE), f"{component}.{former} -> {present}"
 
 
 def test_the_page_names_every_renamed_class_and_module() -> None:
     for former, present in (renamed.CLASSES | renamed.FUNCTIONS).items():
-        assert f"`{former}`" in PAGE, former
-        assert f"`{present}`" in PAGE, present
+        assert f"`{former}`" in UPGRADING, former
+        assert f"`{present}`" in UPGRADING, present
     for names in former_modules.MODULES.items():
         for name in names:
             parts = name.split(".")
-            assert any(f"`{form}`" in PAGE for form in (name, parts[-1], "/".join(parts[-2:]))), name
+            assert any(f"`{form}`" in UPGRADING for form in (name, parts[-1], "/".join(parts[-2:]))), name

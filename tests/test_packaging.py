@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
 import zipfile
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from installed_package import check_commands, environment, run
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -25,6 +27,8 @@ from genrec.__main__ import main
 PROJECT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
 SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "genrec", "experiments", "tests")
+VERSION = "Programming Language :: Python :: "
+VERSIONS = [line.removeprefix(VERSION) for line in PYPROJECT["project"]["classifiers"] if line.startswith(VERSION)]
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"  # sha256 of the published text
 
 
@@ -56,6 +60,23 @@ def build(hook: str, project: Path, target: Path) -> Path:
     return target / (target / "name").read_text()
 
 
+def package_files() -> set[str]:
+    """Return the files of the package, code and others, as paths below the project."""
+    files = (path.relative_to(PROJECT) for path in (PROJECT / "genrec").rglob("*") if path.is_file())
+    return {path.as_posix() for path in files if not any(part == "__pycache__" or part.startswith(".") for part in path.parts)}
+
+
+def install(wheel: Path, folder: Path) -> Path:
+    """Install a wheel into a new virtual environment that finds the dependencies in this one, and return its folder of programs."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    programs = folder / "bin"
+    python("-m", "pip", "--python", str(programs / "python"), "install", "--quiet", "--no-deps", "--no-index", str(wheel), cwd=folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    places = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+    (packages / "dependencies.pth").write_text("\n".join(places))  # searched after the wheel; .pth files in there are not read
+    return programs
+
+
 def test_an_editable_install_works_beside_the_clone(tmp_path: Path) -> None:
     """In the folder that contains the clone, `import genrec` finds the package and not the clone's folder of the same name."""
     pytest.importorskip("setuptools")
@@ -74,7 +95,7 @@ def test_an_editable_install_works_beside_the_clone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("origin", ["checkout", "sdist"])
-def test_the_wheel_plans_the_quick_start_in_an_empty_folder(tmp_path: Path, origin: str) -> None:
+def test_the_wheel_works_in_an_empty_environment(tmp_path: Path, origin: str) -> None:
     pytest.importorskip("setuptools")
     folder = clone(tmp_path / "project")
     if origin == "sdist":
@@ -88,18 +109,21 @@ def test_the_wheel_plans_the_quick_start_in_an_empty_folder(tmp_path: Path, orig
         metadata = archive.read(f"genrec-{genrec.__version__}.dist-info/METADATA").decode()
         quickstart = archive.read("genrec/quickstart.py")
     assert quickstart == (PROJECT / "experiments" / "quickstart.py").read_bytes()
-    assert {"genrec/py.typed", f"genrec-{genrec.__version__}.dist-info/licenses/LICENSE"} <= names
+    assert {"genrec/py.typed", "genrec/reports/report.html.jinja", f"genrec-{genrec.__version__}.dist-info/licenses/LICENSE"} <= names
     assert {name.partition("/")[0] for name in names} == {"genrec", f"genrec-{genrec.__version__}.dist-info"}
-    assert ("genrec/README.md" in names) == (PROJECT / "genrec" / "README.md").is_file()
+    assert {name for name in names if name.startswith("genrec/")} == package_files()
     assert (PROJECT / "README.md").read_text(encoding="utf-8").strip() in metadata.replace("\r\n", "\n")
 
-    site, empty = tmp_path / "site", tmp_path / "empty"
+    programs, empty = install(wheel, tmp_path / "venv"), tmp_path / "empty"
     empty.mkdir()
-    python("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel), cwd=empty)
-    assert python("-c", "import genrec; print(genrec.__file__)", cwd=empty, path=site).strip() == str(site / "genrec" / "__init__.py")
-    planned = python("-m", "genrec", "run", "genrec.quickstart:comparison", "--dry-run", cwd=empty, path=site)
+    variables = environment(programs)
+    place = run("python", "-c", "import genrec; print(genrec.__file__)", cwd=empty, variables=variables)
+    assert place.startswith(str(tmp_path / "venv" / "lib"))
+    assert run("genrec", "--version", cwd=empty, variables=variables).split() == ["genrec", genrec.__version__]
+    planned = run("genrec", "run", "genrec.quickstart:comparison", "--dry-run", cwd=empty, variables=variables)
     assert planned.count("evaluate ") == 27  # 2 baselines, 8 rows with 3 seeds each, and the line of the totals
     assert not any(empty.iterdir())
+    check_commands(programs, tmp_path / "work")
 
 
 def test_the_quick_start_is_named_as_a_file_or_as_a_module(
@@ -224,3 +248,52 @@ def test_the_shell_is_answered(folder: Path, line: str, expected: list[str], mon
         monkeypatch.setenv(name, value)
     python("-m", "genrec", cwd=folder, path=PROJECT)
     assert [answer.strip() for answer in (folder / "answer").read_text().split("\n")] == expected
+
+
+def test_every_page_names_the_supported_versions_of_python() -> None:
+    """The classifiers are the list; the other places name its first and last version."""
+    first, last = VERSIONS[0], VERSIONS[-1]
+    assert [f"3.{minor}" for minor in range(int(first[2:]), int(last[2:]) + 1)] == VERSIONS
+    assert PYPROJECT["project"]["requires-python"] == f">={first}"
+    assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{first.replace('.', '')}"
+    assert PYPROJECT["tool"]["mypy"]["python_version"] == first
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(r"^PYTHONS := (.*)", makefile, flags=re.MULTILINE) == [" ".join(VERSIONS)]
+    for name in ("README.md", "CONTRIBUTING.md", "docs/installation.md", ".ci/run"):
+        named = re.findall(r"Python (3\.\d+) (?:to|or|and) (3\.\d+)", (PROJECT / name).read_text(encoding="utf-8"))
+        assert named, name
+        assert set(named) == {(first, last)}, name
+
+
+# Compiles each file below a folder, and prints the modules of sys.argv[2:] that it imports and that this Python does not have.
+COMPILE = """
+import ast, pathlib, sys
+imported = set()
+for path in sorted(pathlib.Path(sys.argv[1]).rglob("*.py")):
+    tree = ast.parse(path.read_bytes(), str(path))
+    compile(tree, str(path), "exec")
+    for node in ast.walk(tree):
+        names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+        imported |= {name.partition(".")[0] for name in names}
+print("%d.%d" % sys.version_info[:2], *sorted(imported & set(sys.argv[2:]) - sys.stdlib_module_names))
+"""
+
+
+OTHERS = [version for version in VERSIONS if version != "{}.{}".format(*sys.version_info)]  # the tests import the package on this one
+
+
+@pytest.mark.parametrize("version", OTHERS)
+def test_the_package_compiles_on_the_other_supported_pythons(version: str) -> None:
+    """Without warnings, and without modules that left the standard library. Needs no packages; `make test-pythons` runs the tests."""
+    variables = dict(os.environ)
+    if shutil.which("pyenv"):  # its python3.12 starts only if a version is chosen
+        known = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=True).stdout.split()
+        variables["PYENV_VERSION"] = ":".join(known)
+    program = shutil.which(f"python{version}")
+    if program is None or subprocess.run([program, "-c", ""], env=variables, capture_output=True).returncode:
+        pytest.skip(f"this machine has no python{version}")
+    command = [program, "-I", "-W", "error", "-c", COMPILE, str(PROJECT / "genrec"), *sorted(sys.stdlib_module_names)]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.split() == [version]

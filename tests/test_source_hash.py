@@ -93,3 +93,11 @@ def test_a_class_without_source_has_no_hash() -> None:
     namespace: dict[str, type] = {}
     exec("class Typed:\n    pass", namespace)
     assert source_hash(namespace["Typed"]) is None
+
+
+def test_a_class_that_was_typed_into_an_interpreter_has_no_hash() -> None:
+    """Its module is the started program, such as pytest, whose file does not define it."""
+    space: dict[str, type] = {}
+    exec("class Typed:\n    width: int = 3", {"__name__": "__main__"}, space)
+    assert space["Typed"].__module__ == "__main__"
+    assert source_hash(space["Typed"]) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from genrec.data.corpus_builder import prepare
 from genrec.data.examples import examples
 from genrec.data.sources import Frames
 from genrec.data.splits import GlobalTemporal, LeaveOneOut
+from genrec.environment import environment, versions
 from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.experiment import Evaluate, Experiment
@@ -278,3 +280,15 @@ def test_an_error_of_a_plug_in_policy_names_the_plug_in(home: Path) -> None:
     experiment = replace(cyclic(steps=2), policy=FailingPolicy())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"FailingPolicy \(.*\) raised ZeroDivisionError.* in stage sft; test .* 'genrec check"):
         pipeline.run(experiment)
+
+
+def test_the_version_of_genrec_is_in_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new version builds no stage again; a stage that gives other results has a version of its own (`pipeline.version_of`)."""
+    row = Experiment(name="row", source=Cyclic())
+    keys = [step.key for step in pipeline.plan(row)]
+    holders = [module for name, module in sys.modules.items() if name.partition(".")[0] == "genrec" and hasattr(module, "__version__")]
+    assert {"genrec", "genrec.environment"} <= {module.__name__ for module in holders}
+    for module in holders:
+        monkeypatch.setattr(module, "__version__", "9.9.9")
+    assert versions()["genrec"] == environment()["genrec"] == "9.9.9"
+    assert [step.key for step in pipeline.plan(row)] == keys

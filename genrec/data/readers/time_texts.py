@@ -82,7 +82,10 @@ def check_time_format(time_format: str | None, field: str) -> None:
         return
     advice = 'expected a format of datetime.strptime with the year, such as "%d.%m.%Y" or "%Y-%m-%d %H:%M:%S"'
     try:
-        readable = datetime.strptime(_SAMPLE.strftime(time_format), time_format).year == _SAMPLE.year
+        text = _SAMPLE.strftime(time_format)
+        has_year = text != _SAMPLE.replace(year=_SAMPLE.year + 6).strftime(time_format)  # six years later it is the same weekday
+        parts = (text, time_format) if has_year else (f"2000 {text}", f"%Y {time_format}")  # Python 3.13 warns of days without a year
+        readable = datetime.strptime(*parts).year == _SAMPLE.year
     except (ValueError, TypeError) as error:
         raise UsageError(f"{field}: {time_format!r} is no format of times ({error}); {advice}") from None
     if not readable:
