@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 from pandas import DataFrame, Series
@@ -62,7 +62,7 @@ HAND = [("u", "c", 0), ("u", "a", 0), ("u", "b", 9), ("u", "x", 5), ("u", "d", 9
 def test_a_random_order_by_hand() -> None:
     """Each tie is in any of its orders: 2 of the first, 6 of the last, with the untied event between them."""
     assert order(prepare(raw(HAND), ROWS)) == "caxbde"
-    found = [order(prepare(raw(HAND), LeaveOneOut(core=0, ties="random", ties_seed=seed))) for seed in range(60)]
+    found = [order(prepare(raw(HAND), LeaveOneOut(core=0, ties="random", ties_seed=seed))) for seed in range(40)]
     assert {text[:2] for text in found} == {"ca", "ac"}
     assert {text[2] for text in found} == {"x"}
     assert {text[3:] for text in found} == {"bde", "bed", "dbe", "deb", "ebd", "edb"}
@@ -116,7 +116,6 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=40)
 @given(EVENTS, st.integers(0, 5), st.randoms(use_true_random=False), st.sampled_from(["exact", "keep"]))
 def test_only_tied_events_change_places(events: list[tuple[Any, ...]], seed: int, random: Any, repeats: Any) -> None:
     """Times, parts and the events of each time stay as they are, and a shuffled file gives the same order."""

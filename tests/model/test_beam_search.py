@@ -93,7 +93,6 @@ def tables(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@settings(deadline=None, max_examples=200)
 @given(worlds(), st.integers(1, 12), st.integers(1, 12), st.sampled_from([1, 2, 5]), st.booleans())
 def test_beams_are_those_of_the_reference(
     world: tuple[Tensor, tuple[int, ...], Tensor], width: int, n: int, grid: int, filtered: bool
