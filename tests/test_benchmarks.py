@@ -72,12 +72,13 @@ def test_the_data_benchmark_runs_and_prints_its_table(
 TOKENIZER = FILE.with_name("tokenizer.py")
 
 
+@pytest.mark.slow
 def test_the_tokenizer_benchmark_runs_and_prints_its_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The parts without a data set, at small sizes; `append` and `reassign` leave no collision."""
     module = load(TOKENIZER)
-    arguments = ["--rounds", "1", "--items", "8000", "--work", str(tmp_path)]
+    arguments = ["--rounds", "1", "--items", "30000", "--work", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["tokenizer.py", "million", *arguments])
     module.main()
 
