@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -45,8 +46,9 @@ SETTINGS = [  # environment variables that change the order of sums, or which co
 ]
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of genrec and of each library that is installed."""
+    """Return the versions of Python, of genrec and of each library that is installed, as they were at the first call."""
     result = {"python": platform.python_version(), "genrec": __version__}
     for name in LIBRARIES:
         try:
@@ -126,8 +128,12 @@ def memory_limit(membership: Path = Path("/proc/self/cgroup"), root: Path = Path
     return min((limit for limit in limits if 0 <= limit < 1 << 60), default=None)  # version 1 writes a huge number for no limit
 
 
+@functools.cache
 def git_commit() -> str:
-    """Return the commit of the checkout that holds this package, or "unknown" if the package is not in a checkout."""
+    """Return the commit of the checkout that holds this package, or "unknown" if the package is not in a checkout.
+
+    The commit is that of the first call, when the process has just imported the code that runs; a later commit changes files alone.
+    """
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

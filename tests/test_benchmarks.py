@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,6 +72,7 @@ def test_the_data_benchmark_runs_and_prints_its_table(
 TOKENIZER = FILE.with_name("tokenizer.py")
 
 
+@pytest.mark.slow
 def test_the_tokenizer_benchmark_runs_and_prints_its_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +101,7 @@ def test_the_tokenizer_benchmark_runs_and_prints_its_tables(
     assert "| collisions | seconds | / a dictionary |" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_the_tokenizer_benchmarks_quality_of_beauty(real_data: Path, tmp_path: Path) -> None:
     module = load(TOKENIZER)
@@ -126,15 +129,37 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(POLICY.parent))
 
 
+def printed_by_the_policy_benchmark(*arguments: str) -> str:
+    """Run it with toy sizes in a process of its own, since it makes copies of its process, in which OpenMP must be unused."""
+    command = [sys.executable, str(POLICY), "--tiny", "--threads", "1", *arguments]
+    return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "2"}, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def rows_of(printed: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_part_of_the_policy_benchmark_runs_and_prints_its_table() -> None:
+    pytest.importorskip("transformers")
+    assert {*COMPARED, "floor", "profile"} == set(load(POLICY).PARTS)
+    printed = printed_by_the_policy_benchmark("train", "--lengths", "beauty", "--precision", "float32")
+    rows = rows_of(printed)
+    assert {row["side"] for row in rows} == {"ours", "peer"}
+    assert all(len(row["rates"]) == 1 and row["rate"] > 0 for row in rows)
+    header = next(line for line in printed.splitlines() if line.startswith("| train |"))
+    assert "| / peer |" in header
+    assert "| peak mb |" in header
+    assert any(line.startswith("| peer |") and "| 1.00 |" in line for line in printed.splitlines())
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("beside")
 @pytest.mark.parametrize(("lengths", "precisions"), [("full", ("float32", "bfloat16")), ("beauty", ("float32",))])
 def test_every_part_of_the_policy_benchmark_runs_and_prints_its_table(lengths: str, precisions: tuple[str, ...]) -> None:
-    """In a process of its own, since the benchmark makes copies of its process, in which OpenMP must be unused."""
     pytest.importorskip("transformers")
-    assert {*COMPARED, "floor", "profile"} == set(load(POLICY).PARTS)
-    command = [sys.executable, str(POLICY), "all", "--tiny", "--lengths", lengths, "--threads", "1", "--precision", *precisions]
-    printed = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "2"}, stdout=subprocess.PIPE, text=True, check=True).stdout
-    rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    printed = printed_by_the_policy_benchmark("all", "--lengths", lengths, "--precision", *precisions)
+    rows = rows_of(printed)
     for part, reference in COMPARED.items():
         header = next(line for line in printed.splitlines() if line.startswith(f"| {part} |"))
         assert f"| / {reference} |" in header

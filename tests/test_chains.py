@@ -279,6 +279,7 @@ def test_the_names_of_the_stages_of_a_chain() -> None:
     assert {stage_names.kind_of_stage(name) for name in names} == {"align"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_the_second_alignment_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

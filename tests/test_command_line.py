@@ -33,9 +33,6 @@ from worlds import cyclic
 def sft():
     return cyclic()
 
-def slow():
-    return cyclic(steps=160)
-
 def aligned():
     return replace(cyclic(align_steps=20), name="cyclic-sdpo")
 
@@ -495,6 +492,7 @@ def test_curves_that_are_refused(project: Path, capsys: pytest.CaptureFixture[st
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_a_picture_that_cannot_be_drawn_stops_no_run(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -507,6 +505,9 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(
     assert not list((project / "data" / "reports").glob("undrawn-*"))
     assert main(command) == 0
     assert "curves drawn in" in capsys.readouterr().err
+    (picture,) = (project / "data" / "reports").glob("undrawn-*")
+    assert is_own_picture(picture)
+    assert picture.stat().st_size > 10_000
     assert main(command) == 0
     assert "curves drawn in" not in capsys.readouterr().err
 
@@ -521,14 +522,13 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 KILLED = """
 import os, signal
-from genrec.experiment import Optimization
 from genrec.training import lightning_module, loop
 from genrec.__main__ import main
 
 learning_rate, loop.CHECKPOINT_SECONDS = lightning_module.learning_rate, -1.0
 
 def killed(plan, step):
-    if step == 70:
+    if step == 30:
         os.kill(os.getpid(), signal.SIGKILL)
     return learning_rate(plan, step)
 
@@ -546,8 +546,8 @@ def outcome(folder: Path) -> tuple[dict[str, object], pd.DataFrame]:
 def test_a_killed_run_goes_on_to_the_same_weights_and_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SIGKILL in the middle of SFT, then SIGTERM (exit 143), then the same command: bit for bit the uninterrupted run."""
-    command, parts, path = ["run", "mine.py:slow"], tmp_path / "parts", [str(PROJECT), str(PROJECT / "tests")]
+    """SIGKILL in step 30 of SFT, then SIGTERM in step 45 (exit 143), then the same command: bit for bit the uninterrupted run."""
+    command, parts, path = ["run", "mine.py:sft"], tmp_path / "parts", [str(PROJECT), str(PROJECT / "tests")]
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setenv("GENREC_HOME", str(tmp_path / "whole"))
     assert main(command) == 0
@@ -559,15 +559,15 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_ranks(
         learning_rate = lightning_module.learning_rate
 
         def stopped(plan: Schedule, step: int) -> float:
-            if step == 110:
+            if step == 45:
                 os.kill(os.getpid(), signal.SIGTERM)
             return learning_rate(plan, step)
 
         patch.setattr(lightning_module, "learning_rate", stopped)
         assert main(command) == 143
-    assert "SFT: resuming from step 60" in capsys.readouterr().err
+    assert "SFT: resuming from step 20" in capsys.readouterr().err
     assert main(command) == 0
-    assert "SFT: resuming from step 111" in capsys.readouterr().err
+    assert "SFT: resuming from step 46" in capsys.readouterr().err
     weights, ranks = outcome(tmp_path / "whole")
     again, ranks_again = outcome(parts)
     assert all(value.equal(again[name]) for name, value in weights.items())  # type: ignore[attr-defined]

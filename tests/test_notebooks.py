@@ -124,6 +124,7 @@ def kind(output: dict[str, Any]) -> tuple[str, ...]:
     return (output["output_type"], *sorted(output.get("data", {})))
 
 
+@pytest.mark.slow
 def test_the_cells_run_and_the_prose_matches_the_results(folder: Path) -> None:
     space: dict[str, Any] = {"__name__": "notebook"}
     for cell in read()["cells"]:

@@ -48,8 +48,10 @@ def sft():
     space = {"sft.optimization.learning_rate": LogUniform(1e-4, 1e-1), "policy.dropout": Choice((0.0, 0.1))}
     return Tuning(experiment=quick(), space=space, trials=3)
 
-def slow():
-    return Tuning(experiment=cyclic(steps=80), space={"sft.optimization.learning_rate": LogUniform(1e-3, 1e-2)}, trials=2, prune=False)
+def long():
+    base = cyclic(steps=40)
+    experiment = replace(base, sft=replace(base.sft, validation=Validation(every=20)))
+    return Tuning(experiment=experiment, space={"sft.optimization.learning_rate": LogUniform(1e-3, 1e-2)}, trials=2, prune=False)
 
 def aligned():
     return Tuning(experiment=quick(align_steps=4), space={"align.loss.beta": LogUniform(0.1, 1.0)}, trials=2)
@@ -212,33 +214,33 @@ def test_a_tuning_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_interrupted_tuning_goes_on_within_the_trial(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """SIGTERM at step 50 of the second trial: exit 143; the next command resumes this trial from its checkpoint."""
+    """SIGTERM at step 30 of the second trial: exit 143; the next command resumes this trial from its checkpoint."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-    assert main(["tune", "mine.py:slow"]) == 0
-    whole = summary(stored("slow"))
+    assert main(["tune", "mine.py:long"]) == 0
+    whole = summary(stored("long"))
     home("parts", monkeypatch)
     learning_rate, steps = lightning_module.learning_rate, []
 
     def stopped(plan: Schedule, step: int) -> float:
         steps.append(step)
-        if steps.count(50) == 2:  # in the second trial
-            steps.append(50)
+        if steps.count(30) == 2:  # in the second trial
+            steps.append(30)
             os.kill(os.getpid(), signal.SIGTERM)
         return learning_rate(plan, step)
 
     with monkeypatch.context() as patch:
         patch.setattr(lightning_module, "learning_rate", stopped)
-        assert main(["tune", "mine.py:slow"]) == 143
-    interrupted = stored("slow")
+        assert main(["tune", "mine.py:long"]) == 143
+    interrupted = stored("long")
     assert [trial.state for trial in interrupted.trials] == ["finished", "running"]
-    assert list(interrupted.trials[1].curve) == [0, 40]
+    assert list(interrupted.trials[1].curve) == [0, 20]
     capsys.readouterr()
-    assert main(["tune", "mine.py:slow"]) == 0
+    assert main(["tune", "mine.py:long"]) == 0
     said = capsys.readouterr().err
-    assert "SFT: resuming from step 51" in said
+    assert "SFT: resuming from step 31" in said
     assert "trial 1 of" not in said
-    assert summary(stored("slow")) == whole
-    assert stored("slow").trials[1].seconds > interrupted.trials[1].seconds
+    assert summary(stored("long")) == whole
+    assert stored("long").trials[1].seconds > interrupted.trials[1].seconds
 
 
 def test_ctrl_c_keeps_the_trial_and_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

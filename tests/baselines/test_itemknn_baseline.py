@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
 
@@ -68,7 +68,6 @@ def test_against_loops(specification: ItemKNN) -> None:
         assert ranking.scores[0].tolist() == pytest.approx([scores[j] for j in expected], abs=1e-6)
 
 
-@settings(deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=25),
     history=st.lists(st.integers(0, 6), min_size=1, max_size=6),

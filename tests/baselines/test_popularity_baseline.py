@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
 
@@ -42,7 +42,6 @@ def test_without_any_interaction() -> None:
     assert Popularity().fit(TRAIN.head(0), 3).recommend(HISTORY[:1], 3).items.tolist() == [[1, 2, 3]]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), max_size=60), st.integers(1, 35), st.sets(st.integers(1, 30), min_size=1))
 def test_against_sorting(items: list[int], n: int, exclude: set[int]) -> None:
     model = Popularity().fit(DataFrame({"user": [1] * len(items), "item": items}, dtype="int64"), 30)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame, Series
 
@@ -176,7 +176,6 @@ EVENTS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("wxyz"), st.
 
 
 @given(EVENTS)
-@settings(deadline=None)
 def test_any_events_become_a_corpus_or_an_input_error(events: list[tuple[str, str, int]]) -> None:
     frame = DataFrame(events, columns=["user", "item", "time"])
     try:

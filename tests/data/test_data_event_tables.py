@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pandas import DataFrame
 
@@ -71,7 +71,6 @@ LINE_END = st.sampled_from(["\n", "\r\n", "\n\n", "\r\r\n", "\n"])
 
 @pytest.mark.parametrize(("name", "separator"), [("tab", "\t"), ("colons", "::"), ("csv", ",")])
 @given(rows=st.lists(st.tuples(ROW, LINE_END), max_size=12), tail=st.binary(max_size=6), size=st.integers(1, 80))
-@settings(deadline=None, max_examples=250)
 def test_delimited_files(
     tmp_path_factory: pytest.TempPathFactory, name: str, separator: str, rows: list, tail: bytes, size: int
 ) -> None:
@@ -94,7 +93,6 @@ JSON_END = st.sampled_from(["\n", "\n", "\r\n", " ", "\n\n", "", "\ufeff\n", ",\
 
 @pytest.mark.parametrize("name", ["json", "whole"])
 @given(rows=st.lists(st.tuples(JSON_LINE, JSON_END), max_size=10), tail=st.binary(max_size=4), size=st.integers(1, 200))
-@settings(deadline=None, max_examples=250)
 def test_json_lines(tmp_path_factory: pytest.TempPathFactory, name: str, rows: list, tail: bytes, size: int) -> None:
     content = "".join(line + end for line, end in rows).encode("utf-8", "surrogatepass") + tail
     check_equal(tmp_path_factory.getbasetemp() / name, content, name, size)
@@ -103,7 +101,6 @@ def test_json_lines(tmp_path_factory: pytest.TempPathFactory, name: str, rows: l
 @pytest.mark.parametrize("name", list(FORMATS))
 @given(content=st.binary(max_size=60), size=st.integers(1, 30))
 @example(content=b'{"u": "a"} {"u":\n"b"}', size=9)
-@settings(deadline=None, max_examples=100)
 def test_arbitrary_bytes(tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes, size: int) -> None:
     check_equal(tmp_path_factory.getbasetemp() / name, content, name, size)
 
@@ -117,7 +114,6 @@ KIND = st.sampled_from([None, "category", "object"])
 
 
 @given(columns=st.lists(st.tuples(COLUMN, KIND), min_size=4, max_size=4))
-@settings(deadline=None, max_examples=250)
 def test_data_frames(columns: list) -> None:
     kinds = ["object" if "\ud800" in values else kind for values, kind in columns]  # pandas rejects half a surrogate pair
     series = [pd.Series(values, dtype=kind) for (values, _), kind in zip(columns, kinds, strict=True)]

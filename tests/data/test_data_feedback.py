@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 from pandas import DataFrame, Series
@@ -179,7 +179,6 @@ def check_against_loops(corpus: Corpus, expected: dict[str, set[tuple[str, str, 
     assert corpus.statistics["users_tested"] == len({user for user, _, _ in expected["test"]})
 
 
-@settings(max_examples=60)
 @given(EVENTS, st.sampled_from(["all", "liked", "not disliked"]), st.sampled_from(["all", "without disliked"]))
 def test_leave_one_out_equals_plain_loops(events: list[tuple[Any, ...]], feedback: str, histories: Any) -> None:
     users = {}
@@ -198,7 +197,6 @@ def test_leave_one_out_equals_plain_loops(events: list[tuple[Any, ...]], feedbac
     check_against_loops(corpus, expected_examples(users, feedback, histories), feedback)
 
 
-@settings(max_examples=60)
 @given(EVENTS, st.integers(2, 5), st.sampled_from(["all", "liked", "not disliked"]), st.sampled_from(["all", "without disliked"]))
 def test_hold_out_last_equals_plain_loops(events: list[tuple[Any, ...]], n: int, feedback: str, histories: Any) -> None:
     users = {}
@@ -227,7 +225,6 @@ def test_hold_out_last_equals_plain_loops(events: list[tuple[Any, ...]], n: int,
             assert labels[: len(rows)] == [1 if rating >= 4 else -1 if rating <= 2 else 0 for _, rating in rows]
 
 
-@settings(max_examples=60)
 @given(EVENTS, st.integers(1, 6), st.sampled_from(["liked", "not disliked"]), st.sampled_from(["all", "without disliked"]))
 def test_windows_have_the_targets_of_the_prefixes(events: list[tuple[Any, ...]], length: int, feedback: Any, histories: Any) -> None:
     try:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pandas import DataFrame, Series
 
@@ -50,7 +50,6 @@ EVENTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
 
 
 @given(EVENTS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 70))
-@settings(deadline=None)
 def test_k_core_is_the_largest_subset_with_enough_events(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[int, int]], users: int, items: int, size: int
 ) -> None:
@@ -110,7 +109,6 @@ SPLITS = st.builds(
 
 @given(LOGS, SPLITS, st.integers(1, 60))
 @example([("a", "w", 0, 1.0), ("a", "x", 0, 1.0), ("a", "y", 0, 1.0), ("a", "w", 0, 1.0)], LeaveOneOut(core=0, repeats="last"), 1)
-@settings(deadline=None, max_examples=150)
 def test_any_log_is_filtered_as_in_pandas(events: list[tuple[str, str, int, float | None]], split: LeaveOneOut, size: int) -> None:
     """For all filters, and for any number of tables in the stream."""
     frame = DataFrame(events, columns=["user", "item", "time", "rating"]).astype({"rating": float, "user": str, "item": str})

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
 
@@ -62,7 +62,6 @@ IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\
 
 
 @given(ids=st.lists(IDS, min_size=1, max_size=20))
-@settings(deadline=None, max_examples=60)
 def test_any_text_is_an_id(tmp_path_factory: pytest.TempPathFactory, ids: list[str]) -> None:
     path = tmp_path_factory.mktemp("frames") / "events.csv"
     with path.open("w", encoding="utf-8", newline="") as file:

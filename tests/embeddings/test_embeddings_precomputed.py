@@ -345,8 +345,8 @@ def test_invalid_fields_and_tables_are_an_error(tmp_path: Path) -> None:
 
 
 def test_memory_is_at_most_two_and_a_half_times_the_file(tmp_path: Path) -> None:
-    """400,000 x 128 float32 are 205 MB; the growth of the process includes mapped pages of the file."""
-    count = 400_000
+    """200,000 x 128 float32 are 102 MB; the growth of the process includes mapped pages of the file."""
+    count = 200_000
     np.save(tmp_path / "v.npy", np.random.default_rng(0).random((count, 128), np.float32))
     (tmp_path / "ids.txt").write_text("".join(f"{row}\n" for row in range(count)))
     code = f"""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pandas import DataFrame
+from worlds import TINY
 
 from genrec.evaluation.compare import Row, Spread
 from genrec.evaluation.comparison.preference_shares import MAX_LISTED, preference_share, preference_share_notes
@@ -45,7 +46,9 @@ def test_the_note_begins_with_the_smallest_share() -> None:
 def test_a_gated_row_has_a_share_and_sft_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     optimization = Optimization(max_steps=2, batch_size=16, learning_rate=1e-3)
-    base = Experiment(name="base", source=Shop(num_items=60, num_users=80), sft=SFT(optimization=optimization))
+    base = Experiment(
+        name="base", source=Shop(num_items=60, num_users=80), policy=replace(TINY, num_beams=50), sft=SFT(optimization=optimization)
+    )
     gated = Preference(candidates=TopItems(size=4), likelihood=1.0)
     rows = [base, replace(base, name="gated", align=Align(objective=gated, optimization=optimization))]
     metrics = [json.loads((run(each)["evaluate"].folder / "metrics.json").read_text()) for each in rows]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import ranx
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
@@ -39,7 +39,6 @@ def test_shape_and_dtype(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", ALL)
-@settings(deadline=None)
 @given(ranks=RANKS, n=st.integers(1, 60))
 def test_values_are_bounded_monotone_and_per_user(metric: Metric, ranks: list[int], n: int) -> None:
     value = metric(torch.tensor(ranks), n)
@@ -75,7 +74,6 @@ def test_against_ranx(metric: Metric, name: str, n: int) -> None:
     assert float(metric(torch.from_numpy(ranks), n).double().mean()) == pytest.approx(expected, abs=1e-7)
 
 
-@settings(deadline=None)
 @given(rank=st.integers(1, 20), n=st.integers(1, 20))
 def test_ndcg_against_scikit_learn(rank: int, n: int) -> None:
     relevance = np.zeros((1, 20))
@@ -109,7 +107,6 @@ def test_extremes_of_list_metrics() -> None:
     assert (div_ratio(half, 2), or_ratio(half, 2), entropy(half, 2)) == (0.5, 0.5, pytest.approx(math.log(2)))
 
 
-@settings(deadline=None)
 @given(lists=st.lists(st.lists(st.integers(0, 6), min_size=3, max_size=3), min_size=1, max_size=8))
 def test_list_metrics_are_bounded_and_independent_of_order(lists: list[list[int]]) -> None:
     items = torch.tensor(lists)

@@ -251,8 +251,11 @@ def in_process(number: int, folder: str) -> None:
 
 
 def test_two_processes_with_padded_and_uneven_shards(tmp_path: Path) -> None:
-    """Over the five users: recall@1 1/5 (2/6 over rows), as in one process. Both processes get the result."""
-    torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=2)
+    """Over the five users: recall@1 1/5 (2/6 over rows), as in one process. Both processes get the result.
+
+    Forks have the libraries of this process; metrics of five users use no threads, which a fork would lack.
+    """
+    torch.multiprocessing.start_processes(in_process, (str(tmp_path),), nprocs=2, start_method="fork")
     here, there = (json.loads((tmp_path / f"{number}.json").read_text()) for number in (0, 1))
     assert here == there
     ranks = torch.tensor([1, 0, 3, 12, 2])

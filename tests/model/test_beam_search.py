@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,8 +16,6 @@ from genrec.item_rows import keys, numbers, ranking, scores
 from genrec.model import beam_search, exact_search, trie
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
-
-relaxed = settings(deadline=None, max_examples=80)
 
 
 class Coarse:
@@ -93,7 +91,6 @@ def tables(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@settings(deadline=None, max_examples=200)
 @given(worlds(), st.integers(1, 12), st.integers(1, 12), st.sampled_from([1, 2, 5]), st.booleans())
 def test_beams_are_those_of_the_reference(
     world: tuple[Tensor, tuple[int, ...], Tensor], width: int, n: int, grid: int, filtered: bool
@@ -108,7 +105,6 @@ def test_beams_are_those_of_the_reference(
         assert found.scores[user].tolist() == values
 
 
-@relaxed
 @given(worlds(), st.integers(1, 35), st.sampled_from([1, 2, 5]), st.booleans(), st.integers(1, 40), st.sampled_from([1, 20, 2**19]))
 def test_exact_scoring_is_the_reference_without_pruning(
     world: tuple[Tensor, tuple[int, ...], Tensor], n: int, grid: int, filtered: bool, cells: int, row_cells: int
@@ -123,7 +119,6 @@ def test_exact_scoring_is_the_reference_without_pruning(
         assert found.scores[user].tolist() == values
 
 
-@relaxed
 @given(worlds(), st.integers(1, 6), st.booleans())
 def test_lists_do_not_depend_on_other_users_of_the_batch(
     world: tuple[Tensor, tuple[int, ...], Tensor], width: int, filtered: bool

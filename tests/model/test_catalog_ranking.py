@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,7 +16,6 @@ def in_blocks(scores: Tensor, size: int, n: int, exclude: Tensor | None) -> Rank
     return best_of_blocks(((first, scores[:, first : first + size]) for first in range(0, scores.shape[1], size)), n, exclude)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 12), st.integers(1, 9), st.integers(0, 6))
 def test_blocks_of_any_size_give_the_list_of_the_whole_catalog(seed: int, items: int, size: int, n: int, excluded: int) -> None:
     """Scores take few values, so that many are equal; a list may be longer than a block or the catalog."""

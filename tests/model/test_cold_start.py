@@ -54,6 +54,7 @@ def first_purchases_of_new_items(events: pd.DataFrame, number: dict[str, int], k
     return SequenceBatch(table[:, 0], table[:, 1:-1], table[:, -1])
 
 
+@pytest.mark.slow
 def test_new_items_are_recommended_to_the_right_users(tmp_path: Path) -> None:
     """In the shop every purchase determines the next category and brand. A fifth of the items is held back, with all purchases of
     them; the policy is trained on the rest, and the new items' Semantic IDs come from the quantizer of the known items."""

@@ -165,6 +165,7 @@ def metrics(folder: Path) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_the_cyclic_world_is_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run every stage where the next item is a function of the last one; Recall@1 is at least 0.95."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from policies import POLICIES, build, catalog, histories
 from scipy.stats import chi2_contingency, chisquare
@@ -192,7 +192,6 @@ def worlds(draw_value: st.DrawFn) -> tuple[Tensor, tuple[int, ...], Tensor]:
     return torch.tensor(rows), sizes, torch.tensor(exclude, dtype=torch.int64).reshape(3, width)
 
 
-@settings(deadline=None, max_examples=150)
 @given(worlds(), st.integers(1, 22), st.integers(0, 99), st.integers(1, 60))
 def test_a_sample_holds_distinct_allowed_items_with_their_log_probabilities(
     world: tuple[Tensor, tuple[int, ...], Tensor], k: int, seed: int, cells: int

@@ -76,7 +76,6 @@ def test_by_hand() -> None:
     torch.testing.assert_close(plain, torch.tensor([[[0.5, 0.5], [0.5, 0.2], [0.2, 0.3], [0.0, 0.0]]]))
 
 
-@settings(deadline=None, max_examples=60)
 @given(worlds(), st.integers(0, 1000))
 def test_every_trie_against_brute_force(ids: SemanticIds, seed: int) -> None:
     source = torch.Generator().manual_seed(seed)
@@ -87,7 +86,6 @@ def test_every_trie_against_brute_force(ids: SemanticIds, seed: int) -> None:
     assert (found <= 0).all()
 
 
-@settings(deadline=None, max_examples=60)
 @given(worlds())
 def test_nodes_are_the_numbers_of_prefixes(ids: SemanticIds) -> None:
     """A node's number is the index of its prefix among all distinct prefixes of its length, in lexicographic order."""

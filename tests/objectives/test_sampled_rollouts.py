@@ -44,7 +44,7 @@ def curves(experiment: Experiment) -> pd.DataFrame:
     return pd.read_parquet(pipeline.run(experiment)["align"].folder / "curves.parquet")
 
 
-@pytest.mark.parametrize("targets", ["one", "all"])
+@pytest.mark.parametrize("targets", ["one", pytest.param("all", marks=pytest.mark.slow)])
 def test_grpo_over_samples_makes_hits_more_likely(targets: Any) -> None:
     """Samples of the policy in training have the ratio 1, so that nothing is clipped; hits become more likely and frequent."""
     found = curves(grpo(CAUSAL, 40, targets=targets))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec.preference.exclusions import Exclusions, on_cpu, rows_of, take_first
@@ -14,7 +14,6 @@ from genrec.types import SequenceBatch
 
 
 @given(st.integers(0, 50))
-@settings(deadline=None)
 def test_target_history_and_training_items_are_excluded_by_semantic_id(seed: int) -> None:
     context = sampler_context(seed, items=20, users=6)
     batch = next(batches_of(context, 16))

@@ -8,7 +8,7 @@ from itertools import permutations
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
@@ -111,7 +111,6 @@ def test_without_history_there_are_no_neighbors() -> None:
     st.sampled_from([None, 0.0, 0.05, 0.5]),
     st.integers(1, 12),
 )
-@settings(max_examples=60, deadline=None)
 def test_equal_to_brute_force(
     seed: int, size: int, skip: int, of: str, recency: float, largest: float, margin: float | None, num_negatives: int
 ) -> None:

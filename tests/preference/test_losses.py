@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -85,13 +85,11 @@ betas = st.floats(0.01, 2)
 
 
 @given(ratios, ratios, betas)
-@settings(deadline=None)
 def test_identity_1_softmax_dpo_with_one_negative_is_dpo(chosen: float, rejected: float, beta: float) -> None:
     assert value(SoftmaxDPO(beta), chosen, (rejected,)) == value(DPO(beta), chosen, (rejected,))
 
 
 @given(ratios, st.lists(ratios, min_size=2, max_size=6), betas, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_identity_2_the_order_of_negatives_does_not_matter(chosen: float, rejected: list[float], beta: float, random: object) -> None:
     shuffled = list(rejected)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -106,14 +104,12 @@ def test_identity_3_the_starting_loss_is_ln_one_plus_k(count: int, expected: flo
 
 
 @given(ratios, ratios, betas, st.integers(1, 20))
-@settings(deadline=None)
 def test_identity_4_equal_negatives_are_a_shifted_dpo(chosen: float, rejected: float, beta: float, count: int) -> None:
     shifted = value(DPO(beta), chosen - math.log(count) / beta, (rejected,))
     assert value(SoftmaxDPO(beta), chosen, (rejected,) * count) == pytest.approx(shifted, rel=1e-9, abs=1e-12)
 
 
 @given(ratios, st.lists(ratios, min_size=1, max_size=6), betas)
-@settings(deadline=None)
 def test_identity_5_gradients_sum_to_zero(chosen: float, rejected: list[float], beta: float) -> None:
     ours, theirs = gradients(SoftmaxDPO(beta), *pair(chosen, tuple(rejected)))
     assert float(ours + theirs.sum()) == pytest.approx(0, abs=1e-12)
@@ -157,7 +153,6 @@ def masked(shape: tuple[int, int], mask: Tensor) -> tuple[LogProbs, LogProbs]:
 
 
 @given(st.integers(0, 2**12 - 1))
-@settings(max_examples=60, deadline=None)
 def test_a_masked_negative_has_no_influence(bits: int) -> None:
     mask = torch.tensor([bool(bits >> place & 1) for place in range(12)]).view(4, 3)
     policy, reference = masked((4, 3), mask)

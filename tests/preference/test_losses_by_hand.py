@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stable_ids import stable_id
 from torch import Tensor
@@ -218,7 +218,6 @@ ratios = st.floats(-20, 20)
 
 
 @given(ratios, ratios, st.floats(0.01, 2), st.floats(0, 0.499))
-@settings(deadline=None)
 def test_identity_6_cdpo_is_dpo_plus_e_beta_d(chosen: float, rejected: float, beta: float, label_smoothing: float) -> None:
     expected = value(DPO(beta), chosen, (rejected,)) + label_smoothing * beta * (chosen - rejected)
     for loss in (ConservativeDPO(beta, label_smoothing), Smoothed(DPO(beta), label_smoothing), RosePO(beta, label_smoothing)):

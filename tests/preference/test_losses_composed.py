@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from preference_stages import stage
 from stable_ids import stable_id
@@ -145,7 +145,6 @@ def test_unpaired_kto_weighs_all_items_equally() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9), st.floats(-9, 9)), min_size=1, max_size=5))
-@settings(deadline=None)
 def test_paired_and_unpaired_kto_are_equal_for_one_negative(rows: list[tuple[float, float, float]]) -> None:
     parts = ratios([row[0] for row in rows], [[row[1]] for row in rows], [row[2] for row in rows])
     torch.testing.assert_close(KTO(paired=True)(*parts).loss, KTO(paired=False)(*parts).loss)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
 from stable_ids import stable_id
@@ -100,7 +100,6 @@ def test_item_0_takes_no_place_among_the_beams() -> None:
 
 
 @given(st.integers(1, 20), st.integers(0, 2**20 - 1))
-@settings(deadline=None)
 def test_rank_weights_fall_and_sum_to_one(size: int, bits: int) -> None:
     valid = torch.tensor([[bool(bits >> place & 1) for place in range(size)]])
     weights = rank_weights(valid)[0]
@@ -123,7 +122,6 @@ def test_a_later_code_that_agrees_is_no_prefix() -> None:
 
 
 @given(st.integers(1, 60), st.lists(st.integers(0, 60), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=40)
 def test_a_whole_prefix_is_a_hit(target: int, items: list[int]) -> None:
     world = sampler_context()
     hit, prefix = (rate(each, [items], [target], world) for each in (Hit(), PrefixMatch()))

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
 from stable_ids import stable_id
@@ -94,7 +94,6 @@ events = st.lists(
 
 
 @given(events, st.floats(0, 2), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=40)
 def test_rating_recency_equals_a_loop(rows: list[tuple[int, int, int, float]], decay: float, seed: int) -> None:
     rows = list({(user, item): (user, item, days * DAY, rating) for user, item, days, rating in rows}.values())
     source = torch.Generator().manual_seed(seed)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stable_ids import stable_id
 from torch import Tensor
@@ -126,7 +126,6 @@ def test_unpaired_kto_of_single_labels_by_hand() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-9, 9), st.booleans()), min_size=1, max_size=6), st.integers(0, 2**20))
-@settings(deadline=None)
 def test_unpaired_kto_does_not_depend_on_how_labels_are_put_into_rows(events: list[tuple[float, bool]], seed: int) -> None:
     """One event a row, and all events of one history in two columns, have the same mean loss over examples (z0 = 0)."""
     none, count = -INFINITY, len(events)

@@ -164,7 +164,6 @@ def priced_codes(draw: st.DrawFn, cheapest: bool = False) -> tuple[Tensor, np.nd
     return torch.tensor(list(zip(prefixes, last, strict=True))), costs
 
 
-@settings(deadline=None, max_examples=200)
 @given(priced_codes())
 def test_reassign_against_every_possible_choice(example: tuple[Tensor, np.ndarray]) -> None:
     codes, costs = example
@@ -281,7 +280,6 @@ def test_sinkhorn_leaves_equal_items_together() -> None:
     assert torch.equal(sinkhorn(codes, table([[4.0, 1, 0, 3]] * 3), 4), codes)
 
 
-@settings(deadline=None, max_examples=200)
 @given(priced_codes(), st.integers(1, 60))
 def test_sinkhorn_never_adds_collisions(example: tuple[Tensor, np.ndarray], rounds: int) -> None:
     codes, costs = example
@@ -322,7 +320,6 @@ def test_place_free_by_hand() -> None:
     assert place_free(new, table(costs), taken, 4).tolist() == [[0, 3], [0, 0], [1, 3]]
 
 
-@settings(deadline=None, max_examples=200)
 @given(priced_codes(), st.data())
 def test_place_free_against_every_possible_choice(example: tuple[Tensor, np.ndarray], data: st.DataObject) -> None:
     new, costs = example
@@ -399,9 +396,9 @@ def million() -> tuple[Tensor, Callable[[np.ndarray], np.ndarray]]:
 
 
 def test_no_loop_over_a_million_items() -> None:
-    """Measured: 0.2, 1 and 7 s on one core. Every call settles many items. Optimal transport gets the prefixes below 64, a quarter."""
+    """Every call settles many items. Optimal transport, the slowest, gets the items with prefixes below 4 of 256."""
     codes, costs = million()
-    rows = (codes[:, 0] < 64).nonzero().squeeze(1)
+    rows = (codes[:, 0] < 4).nonzero().squeeze(1)
     for settle, items, share in (
         (append_level, codes, 0.0),
         (lambda codes: reassign(codes, costs, 256), codes, 0.0),

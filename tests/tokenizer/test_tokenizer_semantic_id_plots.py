@@ -127,7 +127,8 @@ def test_titles_are_sorted_by_code_and_default_to_the_text() -> None:
     assert chosen(codes, None)[0].titles[0] == ((0,), "item 3")
 
 
-def test_a_million_items_are_drawn(tmp_path: Path) -> None:
-    items = table(1_000_000, title="a title", categories=[f"top|kind {item % 500}" for item in range(1_000_000)])
-    codes = random_codes(1_000_000, 3, codes=100)
+@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_the_picture_of_many_items_is_small(count: int, tmp_path: Path) -> None:
+    items = table(count, title="a title", categories=[f"top|kind {item % 500}" for item in range(count)])
+    codes = random_codes(count, 3, codes=100)
     assert len(picture(tmp_path / "picture.svg", codes, items)) < 3_000_000

@@ -36,18 +36,18 @@ def in_parts(recipe: SFT, accumulate: int, **change: object) -> SFT:
 
 
 def weights_after(accumulate: int, folder: Path) -> dict[str, Tensor]:
-    """Return the weights after 30 steps of SFT without dropout; the last batch of an epoch has 4 of 16 examples."""
+    """Return the weights after 15 steps of SFT without dropout; the last batch of an epoch has 4 of 16 examples."""
     built = policy()
     built.eval()
-    recipe = in_parts(RECIPE, accumulate, max_steps=30)
-    fine = replace(recipe, validation=replace(recipe.validation, every=30))
+    recipe = in_parts(RECIPE, accumulate, max_steps=15)
+    fine = replace(recipe, validation=replace(recipe.validation, every=15))
     train(built, likelihood(built), training_examples(), fine, 0, folder, constant, "SFT")
     return built.state_dict()
 
 
-@pytest.mark.parametrize("accumulate", [2, 3, 16])
+@pytest.mark.parametrize("accumulate", [3, 16])
 def test_the_parts_of_a_step_have_the_gradient_of_its_batch(accumulate: int, tmp_path: Path) -> None:
-    """In float32, 30 steps differ in rounding alone. 16 parts have one example each."""
+    """In float32, 15 steps differ in rounding alone. 16 parts have one example each."""
     whole, cut = weights_after(1, tmp_path / "whole"), weights_after(accumulate, tmp_path / "cut")
     for name, value in whole.items():
         torch.testing.assert_close(cut[name], value, rtol=1e-3, atol=2e-5)

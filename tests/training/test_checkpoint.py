@@ -207,7 +207,7 @@ def test_swapped_checkpoints_of_two_seeds_change_no_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two stopped trainings whose unfinished folders are exchanged, then both commands again."""
-    experiments = [cyclic(steps=30, align_steps=10, seed=seed) for seed in (0, 1)]
+    experiments = [cyclic(steps=10, align_steps=6, seed=seed) for seed in (0, 1)]
 
     def weights_of(home: str) -> list[dict[str, torch.Tensor]]:
         monkeypatch.setenv("GENREC_HOME", str(tmp_path / home))

@@ -168,9 +168,9 @@ def test_one_run_and_several_rows_are_plotted(tmp_path: Path) -> None:
         assert f"<!-- {each.panel.title} -->" in one
     assert "<!-- one (1) -->" not in one
     assert "Smallest height of a y axis" in one
-    curve_plots.draw(
-        {"one": [curves(0.0)], "two": [curves(1.0), curves(1.5)]}, "both", tmp_path / "both.svg", "align", everything=True
-    )
+    some = ("loss", "validation_recall@1", "validation_recall@50")
+    runs = {"one": [curves(0.0, some)], "two": [curves(1.0, some), curves(1.5, some)]}
+    curve_plots.draw(runs, "both", tmp_path / "both.svg", "align", everything=True)
     both = (tmp_path / "both.svg").read_text()
     assert "<!-- one (1) -->" in both
     assert "<!-- two (2) -->" in both

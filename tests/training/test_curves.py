@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec.errors import UsageError
@@ -77,7 +77,6 @@ def replay(curves: Curves, steps: range, every: int) -> None:
             curves.emit()
 
 
-@settings(deadline=None)
 @given(total=st.integers(1, 30), every=st.integers(1, 5), saved=st.integers(0, 30), stopped=st.integers(0, 30))
 def test_a_resumed_run_gives_the_rows_of_an_uninterrupted_run(total: int, every: int, saved: int, stopped: int) -> None:
     """A run is killed after `stopped` steps and resumes from an earlier row. `on_row` has each row once after it drops the rows from

@@ -120,10 +120,10 @@ def test_a_curriculum_draws_as_at_its_start() -> None:
     "change",
     [
         {},
-        {"loss": ContinuedSFT()},
-        {"loss": Anchored(RosePO()), "reward": LogProbability(), "num_negatives": 2},
+        pytest.param({"loss": ContinuedSFT()}, marks=pytest.mark.slow),
+        pytest.param({"loss": Anchored(RosePO()), "reward": LogProbability(), "num_negatives": 2}, marks=pytest.mark.slow),
         {"loss": KTO(), "negatives": BestOf(Uniform(), LogProbability(), num_candidates=6)},
-        {"loss": SimPO(), "normalize": "children"},
+        pytest.param({"loss": SimPO(), "normalize": "children"}, marks=pytest.mark.slow),
         {"objective": Rounds(objectives=(Supervised(), BEAMS), steps=(2, 18))},
     ],
     ids=["sdpo", "control", "reward", "mismatched", "children", "self-play"],
