@@ -67,6 +67,7 @@ NAMES_IN_PAPERS = {  # in lower case without hyphens -> the public class
     "slichf": "Hinge",
     **dict.fromkeys(("ecpo", "grpo", "dapo", "gspo", "rloo"), "PolicyGradient"),
     "recr1": "ListPolicyGradient",
+    "apao": "PrefixContrast",
 }
 
 
