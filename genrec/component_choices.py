@@ -66,6 +66,8 @@ NAMES_IN_PAPERS = {  # in lower case without hyphens -> the public class
     "slic": "Hinge",
     "slichf": "Hinge",
     **dict.fromkeys(("ecpo", "grpo", "dapo", "gspo", "rloo"), "PolicyGradient"),
+    "recr1": "ListPolicyGradient",
+    "apao": "PrefixContrast",
 }
 
 

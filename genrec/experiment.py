@@ -121,7 +121,7 @@ class Experiment:
         """The names of the stages that this experiment runs, in order."""
         if isinstance(self.policy, Baseline):
             return ("data", "evaluate")
-        embed = ("embed",) if self.tokenize is not None or self.alignments else ()
+        embed = ("embed",) if self.tokenize is not None or self.alignments or self.sft.reads_vectors else ()
         tokenize = ("tokenize",) if self.tokenize is not None else ()
         return ("data", *embed, *tokenize, "sft", *map(align_stage, range(len(self.alignments))), "evaluate")
 

@@ -1,12 +1,15 @@
 """Objectives of a stage of training: what a step minimizes.
 
-`Supervised` is the likelihood of SFT, `Preference` compares the candidates of a row, `PolicyGradient` raises
-the better ones of the policy's own candidates, `Rounds` alternates objectives.
+`Supervised` is the likelihood of SFT, `Preference` compares the candidates of a row, `PolicyGradient` raises the better ones of the
+policy's own candidates, `ListPolicyGradient` the better ones of whole lists, `PrefixContrast` compares prefixes of Semantic IDs beside
+the likelihood, `Rounds` alternates objectives.
 """
 
+from genrec.objectives.list_policy_gradient import ListPolicyGradient
 from genrec.objectives.policy_gradient import PolicyGradient
 from genrec.objectives.preferences import Preference
+from genrec.objectives.prefix_contrast import PrefixContrast
 from genrec.objectives.rounds import Rounds
 from genrec.objectives.supervised import Supervised
 
-__all__ = ["PolicyGradient", "Preference", "Rounds", "Supervised"]
+__all__ = ["ListPolicyGradient", "PolicyGradient", "Preference", "PrefixContrast", "Rounds", "Supervised"]

@@ -13,17 +13,25 @@ from torch import Tensor
 from genrec.errors import UsageError, given
 from genrec.objective_state import JoinedStates
 from genrec.objectives.built_steps import build_step
+from genrec.objectives.list_policy_gradient import ListPolicyGradient
 from genrec.objectives.numbered_examples import NumberedExamples, without_numbers
 from genrec.objectives.policy_gradient import PolicyGradient
 from genrec.objectives.preference_state import preference_states, save_together
 from genrec.objectives.preferences import Preference
+from genrec.objectives.prefix_contrast import PrefixContrast
 from genrec.objectives.supervised import Supervised
 from genrec.progress import say
 from genrec.types import Feedback, Objective, ObjectiveContext, StepFault, TrainingStep
 from genrec.types.specification import check_types
 
 _STRICTER: tuple[Feedback, ...] = ("all", "not disliked", "liked")  # each has some of the targets of the one before
-_LABELED = (Supervised, Preference, PolicyGradient)  # objectives that choose their targets by labels
+_LABELED = (
+    Supervised,
+    Preference,
+    PolicyGradient,
+    ListPolicyGradient,
+    PrefixContrast,
+)  # objectives that choose their targets by labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,6 +108,11 @@ class SFT:
         if self.optimization.max_steps is not None:
             check_length("sft", self.objective, self.optimization.max_steps)
 
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether the objective may read item vectors, as part of `ObjectiveContext.data`: any but the likelihood alone."""
+        return not isinstance(self.objective, Supervised)
+
 
 @dataclass(frozen=True)
 class Align:

@@ -1,0 +1,225 @@
+"""The policy-gradient objective over lists: the policy draws several lists a row, and lists with a higher reward become more likely.
+
+batch ──► rows ──► lists ──► rewards of items ──► rewards of lists ──► advantages ──► surrogate + KL + likelihood ──► step
+                                 (Reward)         (discounted sum)      (Advantage)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from genrec import plugin_errors
+from genrec.data.examples import epoch_steps
+from genrec.errors import InputError, UsageError, given
+from genrec.objectives.group_logs import JudgedGroups, group_logs
+from genrec.objectives.prepared_rows import HostRows, PreparedRows
+from genrec.objectives.reward_check import RewardCheck
+from genrec.objectives.rows import with_places
+from genrec.objectives.scheduled_settings import ScheduledSettings
+from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
+from genrec.plugin_source import name_with_place
+from genrec.preference.candidates.row_scores import scores_of
+from genrec.preference.exclusions import representatives
+from genrec.preference.losses.log_ratios import at_least_float32
+from genrec.preference.policy_gradient import GroupAdvantage, Reinforce, SiblingAdvantage, k3_estimate
+from genrec.preference.policy_gradient.group_masks import distinct_candidates, group_mean
+from genrec.preference.policy_gradient.list_log_prob import discounted_sum, list_log_prob
+from genrec.preference.rewards import Hit, checked_rating
+from genrec.preference.schedules import check_scheduled, constant
+from genrec.randomness import seed_of
+from genrec.types import (
+    Advantage,
+    Advantages,
+    CandidateGroups,
+    CatalogPolicy,
+    GroupLogProbs,
+    NumberOrSchedule,
+    ObjectiveContext,
+    Policy,
+    Reward,
+    RowScores,
+    SamplingPolicy,
+    SequenceBatch,
+    TrainingStep,
+    WindowBatch,
+)
+from genrec.types.objective import Targets
+from genrec.types.specification import check_at_least, check_types
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListPolicyGradient:
+    """Raise the probability of lists with a higher reward than the other lists of their row (Rec-R1, arXiv 2503.24289).
+
+    For each row the policy draws `lists` lists of `length` items, item by item without replacement. The reward of a list is the
+    discounted sum of its items' rewards, `sum r_j / log2(j + 1)` over the places j from 1: with `Hit()` the NDCG of the list for the
+    logged item. The loss of a step is `weight * (surrogate + kl * k3) + likelihood * NLL`, where the surrogate of a list is
+    `-A log p(list)`, averaged over the lists of the rows in which the rewards of lists differ, and k3 the same mean over all rows.
+    log p(list) is that of Plackett and Luce (`genrec.preference.policy_gradient.list_log_prob`), so the gradient is that of the
+    expected reward of a list, up to the division by the rewards' deviation; `GroupAdvantage(std="none")` does without it.
+
+    Rec-R1 draws texts of a language model, whose reward is the NDCG of the list that a search engine returns for them, and gives -2
+    to a text that can't be read. Here the list is the action, and every list is valid. The paper has 12 outputs a row and kl 1e-3,
+    and no likelihood: `ListPolicyGradient(likelihood=0)`. With lists of one item the objective is GRPO over samples with replacement.
+
+    Nothing is left out of the lists: items of the history may be in them. The policy needs probabilities of items that add up to 1:
+    a `CatalogPolicy` (SASRec, RPG with a softmax over the catalog), or a `SamplingPolicy` (Tiger, Gpt) with `Align.normalize`
+    "children", whose lists are drawn by stochastic beam search in evaluation mode. An item with the Semantic ID of an earlier one of
+    its list takes a place, but has no reward.
+
+    Weights may be schedules (`genrec.preference.schedules`), which have their value of the step.
+    """
+
+    lists: int = 12  # lists of a row, at least 2
+    length: int = 10  # items of a list, at least 1
+    reward: Reward = field(default_factory=Hit)  # judges the items of a list
+    advantage: Advantage = field(default_factory=GroupAdvantage)  # from rewards of the lists of a row to advantages
+    kl: NumberOrSchedule = 1e-3  # weight of the divergence from the reference, 0 or more; 0 scores no reference
+    likelihood: NumberOrSchedule = 1.0  # weight of the negative log-likelihood of the targets, 0 or more
+    weight: NumberOrSchedule = 1.0  # weight of the surrogate and of k3, 0 or more
+    targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window
+    feedback: Literal["liked", "not disliked"] = "not disliked"  # targets, by their labels
+
+    def __post_init__(self) -> None:
+        check_types(self, "ListPolicyGradient")
+        check_at_least(self, "ListPolicyGradient", 2, "lists")
+        check_at_least(self, "ListPolicyGradient", 1, "length")
+        for name in ("kl", "likelihood", "weight"):
+            check_scheduled(self, name, 0)
+        for name, kind, example in (("reward", Reward, "Hit()"), ("advantage", Advantage, "GroupAdvantage()")):
+            value = getattr(self, name)
+            if isinstance(value, type) or not isinstance(value, kind):
+                raise UsageError(
+                    f"ListPolicyGradient.{name} must be a genrec.types.{kind.__name__}, such as {example}, got {given(value)}"
+                )
+        if isinstance(self.advantage, SiblingAdvantage):
+            raise UsageError(
+                "ListPolicyGradient.advantage SiblingAdvantage() compares codes, and a list has no Semantic ID; use GroupAdvantage() "
+                "or LeaveOneOutAdvantage()"
+            )
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if `targets` is "all" and the policy is not causal, or if `feedback` needs labels that the split lacks."""
+        check_causal(self, self.targets, experiment)
+        check_labels(self, self.feedback, experiment)
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        """Return the objective for one policy and one training set."""
+        check_sequence_policy(self, self.targets, context.policy)
+        _check_draws_lists(context.policy, context.normalize)
+        if self.kl and context.reference is None:
+            raise UsageError(
+                f"ListPolicyGradient.kl {self.kl} needs a reference, which SFT has not; set kl to 0, or use it in an alignment"
+            )
+        examples = examples_of(context.source, self.targets, feedback=self.feedback)
+        context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
+        step = _ListStep(self, context)
+        return TrainingStep(examples=examples, loss=step.loss, prepare=step.prepare, fault=step.rewards.fault)
+
+
+def _check_draws_lists(policy: Policy, normalize: Literal["codes", "children"]) -> None:
+    """Raise UsageError unless the policy draws items from probabilities that add up to 1 over the catalog."""
+    if isinstance(policy, CatalogPolicy) or (isinstance(policy, SamplingPolicy) and normalize == "children"):
+        return
+    if isinstance(policy, SamplingPolicy):
+        raise UsageError(
+            "ListPolicyGradient needs probabilities of items that add up to 1; those over all codes add up to less. "
+            "Set align.normalize children"
+        )
+    raise UsageError(
+        f"ListPolicyGradient needs a policy that draws items (genrec.types.SamplingPolicy), such as Tiger or Gpt, or that scores the "
+        f"whole catalog (genrec.types.CatalogPolicy), such as SASRec, got {name_with_place(type(policy))}"
+    )
+
+
+class _Lists(NamedTuple):
+    """The lists of a step: X rows, G lists a row, k items a list."""
+
+    items: Tensor  # int64 [X, G, k]  0 at the end of a list with fewer items
+    log_prob: Tensor  # float32 [X, G]  under the policy, with a gradient
+    targets: Tensor  # float32 [X, L]  log-probabilities of the targets' levels
+    reference: Tensor | None  # float32 [X, G]  log p(list) under the reference; None if `kl` is 0
+
+
+class _ListStep:
+    """The built objective."""
+
+    def __init__(self, objective: ListPolicyGradient, context: ObjectiveContext) -> None:
+        self.objective, self.context, self.scheduled = objective, context, ScheduledSettings(objective)
+        self.numbers = representatives(context.data())  # int64 [N + 1]  equal for items of one Semantic ID
+        with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
+            self.rate = checked_rating(objective.reward, context.data()).rate
+        self.rewards = RewardCheck(objective.reward, context.data().own_ids)
+
+    def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:
+        """Return the input of a step. Runs on the CPU before the step needs it."""
+        rows, places = with_places(batch)
+        return PreparedRows(batch, places, rows, None, None, HostRows(rows, None))
+
+    def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a step and the metrics to log."""
+        objective, rows = self.scheduled.at(self.objective, step), prepared.rows
+        self.numbers = self.numbers.to(rows.target.device)
+        lists = self._score(prepared, step)
+        rewards, mask = self._judge(rows, lists.items, step), (lists.items > 0).any(2)
+        advantages = self._advantages(objective, rewards, mask, step)
+        log_probs = GroupLogProbs(lists.log_prob.unsqueeze(2), lists.log_prob.detach())
+        terms = Reinforce().terms(log_probs, advantages)
+        hits = (self.numbers[lists.items] == self.numbers[rows.target][:, None, None]).any(2)
+        logs = group_logs(
+            JudgedGroups(mask, hits, rewards, lists.log_prob.detach(), advantages.values, terms.clipped, advantages.spread)
+        )
+        surrogate, likelihood = group_mean(terms.loss, mask, advantages.spread), -lists.targets.mean()
+        logs |= {"policy_loss": surrogate.detach(), "likelihood_loss": likelihood.detach()} | self.scheduled.logs(step, mask.device)
+        if lists.reference is not None:
+            divergence = group_mean(k3_estimate(lists.log_prob, lists.reference), mask, mask.any(1))
+            logs["kl"] = divergence.detach()
+            surrogate = surrogate + constant(objective, "kl") * divergence
+        loss, likelihood_weight = constant(objective, "weight") * surrogate, constant(objective, "likelihood")
+        return (loss + likelihood_weight * likelihood if likelihood_weight else loss), logs
+
+    def _score(self, prepared: PreparedRows, step: int) -> _Lists:
+        """Draw the lists of a step and return them with their log-probabilities."""
+        rows, reference = prepared.rows, None
+        scores = self._scores(self.context.policy, prepared)
+        random = torch.Generator(rows.target.device).manual_seed(seed_of(self.context.seed, "lists", step))
+        drawn = [scores.sample(self.objective.length, None, random).items for _ in range(self.objective.lists)]
+        items = torch.stack(drawn, 1)  # [X, G, k]
+        levels = at_least_float32(scores.level_log_prob(torch.cat([items.flatten(1), rows.target.unsqueeze(1)], 1)))
+        log_prob = list_log_prob(levels[:, :-1].sum(2).view(items.shape), items > 0)
+        if self.objective.kl:
+            assert self.context.reference is not None
+            with torch.no_grad():
+                frozen = self._scores(self.context.reference.policy, prepared).level_log_prob(items.flatten(1))
+                reference = list_log_prob(at_least_float32(frozen).sum(2).view(items.shape), items > 0)
+        return _Lists(items, log_prob, levels[:, -1], reference)
+
+    def _scores(self, policy: Policy, prepared: PreparedRows) -> RowScores:
+        return scores_of(policy, prepared.batch, prepared.places, prepared.rows, self.context.normalize)
+
+    def _judge(self, rows: SequenceBatch, lists: Tensor, step: int) -> Tensor:
+        """Return the rewards of lists int64 [X, G, k], float32 [X, G]. To the reward, each list is a row of candidates."""
+        repeated = SequenceBatch(*(each.repeat_interleave(lists.shape[1], 0) for each in rows))
+        items = lists.flatten(0, 1)
+        with plugin_errors.attribute_to(self.objective.reward, f"while the reward rated items in step {step}"):
+            rewards = self.rate(repeated, items)
+        self.rewards.add(step, repeated, items, rewards)
+        judged = distinct_candidates(items, self.numbers[items], items > 0)
+        return discounted_sum(at_least_float32(rewards.detach()).masked_fill(~judged, 0.0)).view(lists.shape[:2])
+
+    def _advantages(self, objective: ListPolicyGradient, rewards: Tensor, mask: Tensor, step: int) -> Advantages:
+        """Return the advantages of the lists, float32 [X, G]. A list has no Semantic ID, so that `codes` has no levels."""
+        codes = torch.zeros((*rewards.shape, 0), dtype=torch.int64, device=rewards.device)
+        with plugin_errors.attribute_to(objective.advantage, f"in step {step}"):
+            found = objective.advantage.estimate(CandidateGroups(rewards, mask, codes))
+        if found.values.shape != rewards.shape or found.spread.shape != rewards.shape[:1]:
+            raise InputError(
+                f"{name_with_place(type(objective.advantage))}: values must be {list(rewards.shape)}, one for each list, and spread "
+                f"{list(rewards.shape[:1])}, got {list(found.values.shape)} and {list(found.spread.shape)}; advantages by code do not "
+                "fit lists, use GroupAdvantage() or LeaveOneOutAdvantage()"
+            )
+        return found
