@@ -13,8 +13,8 @@ CONSECUTIVE_ROWS = 2  # rows (40 steps) that must show the fall, because each ro
 ADVICE = (
     "What to try: add an anchor on the positive, align.loss=Anchored(loss, alpha); use a smaller learning rate, "
     "align.optimization.learning_rate; use a larger beta, which keeps the policy closer to the reference; train for fewer steps, "
-    "align.optimization.max_steps; use easier or different negatives. The control align.loss=ContinuedSFT() shows the effect of the "
-    "same steps without negatives."
+    "align.optimization.max_steps; use easier or different negatives. The control align.objective=Supervised() shows the effect of "
+    "the same steps without negatives."
 )
 
 

@@ -26,7 +26,7 @@ def test_the_warning_is_given_once_with_both_falls_and_advice() -> None:
     assert "by step 80 their log-probability fell by 2.50 nats per Semantic ID (-5.00 -> -7.50)" in messages[4]
     assert "that of the negatives fell by 6.00 (-8.00 -> -14.00)" in messages[4]
     assert "The margin between them grew by 3.50 (3.00 -> 6.50) while both fell" in messages[4]
-    for advice in ("Anchored(loss, alpha)", "smaller learning rate", "larger beta", "fewer steps", "ContinuedSFT()"):
+    for advice in ("Anchored(loss, alpha)", "smaller learning rate", "larger beta", "fewer steps", "align.objective=Supervised()"):
         assert advice in messages[4]
 
 
