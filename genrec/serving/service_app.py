@@ -6,10 +6,10 @@
     POST /items                {"ids": [ids]} -> the items that every row has, in this order, and the ids that are unknown
     POST /recommend            {"history": [ids, oldest first], "n": 10, "exclude_seen": false} -> a list of every row
 
-Errors are JSON, {"error": text}: 400 for wrong input, 408 for a body that arrives too slowly, 413 for one that is too large, 503 if
-too many requests wait for their answers, and 500 for an error of the service, with no detail: errors of genrec may name files of this
-machine. A `Host` header that names another host than this one gets 400, because a page of another site could otherwise reach the
-service under a name of its own (DNS rebinding). The service keeps nothing of a request.
+Errors are JSON, {"error": text}: 400 for wrong input, 408 for a body that arrives too slowly, 413 for one that is too large, 431 for a
+header that is too large, 503 if too many requests wait for their answers, and 500 for an error of the service, with no detail: errors
+of genrec may name files of this machine. A `Host` header that names another host than this one gets 400, because a page of another
+site could otherwise reach the service under a name of its own (DNS rebinding). The service keeps nothing of a request.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from genrec.serving.trained_rows import TrainedRow
 from genrec.types import Baseline
 
 MAX_BODY = 65_536  # bytes of a request
+MAX_HEADER = 16_384  # bytes of the request line and the header fields
 BODY_SECONDS = 10.0  # in which a body must arrive
 MAX_REQUESTS = 64  # that wait for their answers; a request is one of them when its body has arrived
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -63,6 +64,7 @@ def create_app(rows: Sequence[TrainedRow], hosts: Collection[str] = (), body_sec
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # their pages load scripts from elsewhere
     app.add_middleware(_with_whole_bodies, seconds=body_seconds, most=MAX_REQUESTS)
     app.add_middleware(_checking_host, hosts=frozenset(map(host_name, (*LOOPBACK, *hosts))))
+    app.add_middleware(_with_short_header)
     html, policy = _page(rows)
     computing = Lock()  # a list uses all threads of torch; lists wait for each other
 
@@ -247,6 +249,29 @@ async def _body(request: Request, seconds: float) -> bytes:
     except ClientDisconnect:  # nobody reads the answer
         raise _wrong("the client closed the connection before the body had arrived") from None
     return b"".join(parts)
+
+
+def _with_short_header(app: ASGIApp) -> ASGIApp:
+    """Return the application for requests with a header of at most `MAX_HEADER` bytes; others get 431 and are closed.
+
+    h11 only limits a header that has not arrived as a whole, and httptools has no limit.
+    """
+
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or header_bytes(scope) <= MAX_HEADER:
+            await app(scope, receive, send)
+            return
+        why = f"the header of the request is larger than {MAX_HEADER:,} bytes; send fewer or shorter header fields"
+        await _refusal(HTTPException(431, why, {"Connection": "close"}))(scope, receive, send)
+
+    return limited
+
+
+def header_bytes(scope: Scope) -> int:
+    """Return the bytes of the request line and of the header fields of an HTTP request, each with its line end."""
+    target = len(scope.get("raw_path") or scope["path"].encode()) + len(scope["query_string"])
+    line = len(scope["method"]) + target + len("  HTTP/1.1\r\n")
+    return line + sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
 
 
 def _checking_host(app: ASGIApp, hosts: Collection[str]) -> ASGIApp:
