@@ -158,9 +158,8 @@ class Store:
     def get(self, stage: str, key: str, only: Collection[str] | None = None) -> Artifact:
         """Return the artifact after checking its manifest, and its files by size and sha256 (large files if their signature changed).
 
-        `only` names the files that the caller reads: the others are not checked, nor whether there are further files.
-        Raises ArtifactError if the artifact is missing, damaged, has further files, or was written in another format. Files and
-        folders with a hidden name (`.name`) are ignored.
+        `only` names the files that are read, so that no others are checked. Raises ArtifactError if the artifact is missing, damaged,
+        has further files, or was written in another format. Files and folders with a hidden name (`.name`) are ignored.
         """
         folder = self.folder(stage, key)
         again = f"run the experiment again with --refresh {stage}"

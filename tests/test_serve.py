@@ -36,8 +36,9 @@ from genrec.baselines import SASRec
 from genrec.errors import InputError
 from genrec.serving import CatalogItems, TrainedRow, export
 from genrec.serving.connection_limits import Connections
+from genrec.serving.header_limit import MAX_HEADER, header_bytes
 from genrec.serving.serve_command import check_common_items, listening, server
-from genrec.serving.service_app import MAX_BODY, MAX_HEADER, MAX_HISTORY, create_app, header_bytes
+from genrec.serving.service_app import MAX_BODY, MAX_HISTORY, create_app
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 HOSTILE = "<script>document.title='broken'</script> \"robust\" & '\u2028"

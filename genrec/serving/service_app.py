@@ -35,12 +35,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genrec.hashed_json import Listed, Optional, Shape, find_mismatch
+from genrec.serving.header_limit import with_short_header
 from genrec.serving.item_recommender import History
 from genrec.serving.trained_rows import TrainedRow
 from genrec.types import Baseline
 
 MAX_BODY = 65_536  # bytes of a request
-MAX_HEADER = 16_384  # bytes of the request line and the header fields
 BODY_SECONDS = 10.0  # in which a body must arrive
 MAX_REQUESTS = 64  # that wait for their answers; a request is one of them when its body has arrived
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -64,7 +64,7 @@ def create_app(rows: Sequence[TrainedRow], hosts: Collection[str] = (), body_sec
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # their pages load scripts from elsewhere
     app.add_middleware(_with_whole_bodies, seconds=body_seconds, most=MAX_REQUESTS)
     app.add_middleware(_checking_host, hosts=frozenset(map(host_name, (*LOOPBACK, *hosts))))
-    app.add_middleware(_with_short_header)
+    app.add_middleware(with_short_header)
     html, policy = _page(rows)
     computing = Lock()  # a list uses all threads of torch; lists wait for each other
 
@@ -249,29 +249,6 @@ async def _body(request: Request, seconds: float) -> bytes:
     except ClientDisconnect:  # nobody reads the answer
         raise _wrong("the client closed the connection before the body had arrived") from None
     return b"".join(parts)
-
-
-def _with_short_header(app: ASGIApp) -> ASGIApp:
-    """Return the application for requests with a header of at most `MAX_HEADER` bytes; others get 431 and are closed.
-
-    h11 only limits a header that has not arrived as a whole, and httptools has no limit.
-    """
-
-    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or header_bytes(scope) <= MAX_HEADER:
-            await app(scope, receive, send)
-            return
-        why = f"the header of the request is larger than {MAX_HEADER:,} bytes; send fewer or shorter header fields"
-        await _refusal(HTTPException(431, why, {"Connection": "close"}))(scope, receive, send)
-
-    return limited
-
-
-def header_bytes(scope: Scope) -> int:
-    """Return the bytes of the request line and of the header fields of an HTTP request, each with its line end."""
-    target = len(scope.get("raw_path") or scope["path"].encode()) + len(scope["query_string"])
-    line = len(scope["method"]) + target + len("  HTTP/1.1\r\n")
-    return line + sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
 
 
 def _checking_host(app: ASGIApp, hosts: Collection[str]) -> ASGIApp:
