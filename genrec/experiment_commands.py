@@ -87,6 +87,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         raise UsageError(f"--seed {options.seed} and --seeds {options.seeds} exclude each other; give one of them")
     if options.on is not None:
         engines.engine_of(options.on)  # its errors come before anything is loaded
+    overridden = bool(flags)
     flags = flags if options.seed is None else [*flags, "--seed", options.seed]
     loaded = loading.load(options.experiment)
     listed = ListedExperiments(options.experiment, tuple(flags), options.seeds)
@@ -101,10 +102,11 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         count = int(options.seeds)
         counted = f"seeds 0 to {count - 1}" if count > 1 else "seed 0"
         say(f"--seeds {count} is a number of seeds: {counted}; '--seeds {count},' is seed {count} alone")
+    trackers, study = row_tracking.trackers_of(options.track), studies.study_name(options.experiment)
     if options.dry_run:
+        row_tracking.Tracking(trackers)  # checks them
         print_lines(dry_run.lines([in_parts(each, options.devices) for each in experiments], options.replace))
         return 0
-    trackers, study = row_tracking.trackers_of(options.track), studies.study_name(options.experiment)
     found = results.run(
         experiments,
         refresh=options.refresh,
@@ -114,6 +116,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         on=options.on,
         devices=options.devices,
         origin=listed,
+        overridden=overridden,
     )
     for comparison in found.comparisons:
         print_comparison(comparison, after_run=True)

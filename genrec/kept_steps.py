@@ -9,6 +9,7 @@ import pandas as pd
 from genrec.stage_names import is_training_stage, kind_of_stage
 from genrec.store import Artifact, Store
 
+CURVES = "curves.parquet"  # the file of a training that tells its kept step
 BEFORE_TRAINING = {"sft": ", the untrained policy", "align": ", the SFT policy"}  # step 0 by stage, in words
 BEFORE_LATER = ", the policy of the stage before"  # step 0 of a later stage in a chain of alignments
 
@@ -20,7 +21,7 @@ def kept_steps(keys: Mapping[str, str], artifacts: Store) -> dict[str, int]:
     stored are left out.
     """
     stored = [stage for stage in keys if is_training_stage(stage) and artifacts.has(stage, keys[stage])]
-    return {stage: kept_step(artifacts.get(stage, keys[stage])) for stage in stored}
+    return {stage: kept_step(artifacts.get(stage, keys[stage], only=[CURVES])) for stage in stored}
 
 
 def kept_step(artifact: Artifact) -> int:
@@ -28,7 +29,7 @@ def kept_step(artifact: Artifact) -> int:
     from genrec.training.curves import best_step
     from genrec.training.model_selection import selection_of
 
-    curves, specification = pd.read_parquet(artifact.folder / "curves.parquet"), artifact.manifest["specification"]
+    curves, specification = pd.read_parquet(artifact.folder / CURVES), artifact.manifest["specification"]
     if kind_of_stage(artifact.stage) == "align" and specification["align"]["keep"] == "last":
         return int(curves["step"].max())
     return best_step(curves, selection_of(specification).column)[0]
@@ -41,7 +42,7 @@ def start_in_words(keys: Mapping[str, str], artifacts: Store) -> str:
     """
     at_start: list[str] = []
     for stage in reversed(list(keys)):
-        if not artifacts.has(stage, keys[stage]) or kept_step(artifacts.get(stage, keys[stage])) > 0:
+        if not artifacts.has(stage, keys[stage]) or kept_step(artifacts.get(stage, keys[stage], only=[CURVES])) > 0:
             break
         at_start.append(stage)
     if not at_start:

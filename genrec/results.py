@@ -85,6 +85,7 @@ def run(
     on: str | None = None,
     devices: int = 1,
     origin: Origin | None = None,
+    overridden: bool = False,
 ) -> Results:
     """Run the missing stages of an experiment or of a list of them, record the rows, and return their table (`genrec run`).
 
@@ -101,6 +102,7 @@ def run(
             are then computed in at least as many parts (`Optimization.accumulate`). If a launcher such as torchrun has started these
             processes, the first one runs and records the rows, and the others take part in its trainings and return no tables.
         origin: makes the same list of experiments in a worker process; None: the experiments are sent there.
+        overridden: whether settings of the experiments were changed on the command line; `devices` changes some, too.
 
     """
     listed = _listed(experiments)
@@ -116,7 +118,8 @@ def run(
     if on is not None:
         sweep = Sweep(engine_of(on), given(listed) if origin is None else origin)
     with nullcontext() if launch is None else launch.leading():
-        run_experiments.run(listed, refresh, replace, study, trackers, sweep, helpers if launch is None else launch.helpers)
+        started = helpers if launch is None else launch.helpers
+        run_experiments.run(listed, refresh, replace, study, trackers, sweep, started, overridden or devices != 1)
     numbers = {name: {each.seed for each in listed if each.name == name} for name in (each.name for each in listed)}
     trained = {each.name for each in listed if "sft" in each.stages}
     found = []

@@ -30,7 +30,8 @@ def file_names(keys: Mapping[str, str], artifacts: Store) -> dict[str, tuple[str
 
     Trainings that are no longer stored are left out.
     """
-    stored = [artifacts.get(stage, key) for stage, key in keys.items() if is_training_stage(stage) and artifacts.has(stage, key)]
+    trainings = [(stage, key) for stage, key in keys.items() if is_training_stage(stage) and artifacts.has(stage, key)]
+    stored = [artifacts.get(stage, key, only=()) for stage, key in trainings]  # the manifest alone is read
     return {each.stage: tuple(name for names in each.manifest["file_names"].values() for name in names) for each in stored}
 
 

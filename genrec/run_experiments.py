@@ -43,6 +43,7 @@ def run(
     trackers: Mapping[str, Tracker] | None = None,
     sweep: Callable[[Rows], None] | None = None,
     helpers: Callable[[int], pipeline.Helpers] | None = None,
+    overridden: bool = False,
 ) -> None:
     """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
 
@@ -59,6 +60,7 @@ def run(
         sweep: runs the rows in other processes (`genrec.sweeps`); None: one after the other in this process.
         helpers: returns what starts the processes that train the row at a place of the list together with this one
             (`genrec.training_processes`); None: this process trains alone.
+        overridden: whether settings were changed on the command line, for the record of what was tried.
 
     """
     tracking = Tracking({} if trackers is None else dict(trackers))
@@ -66,7 +68,7 @@ def run(
     for name in dict.fromkeys(experiment.name for experiment in experiments):
         run_files.check_extendable(name)
     run_files.check_rows(experiments, replace)
-    studies.record(study, experiments)
+    studies.record(study, experiments, overridden)
     rows = Rows(experiments, refresh, replace, tracking, set(), {}, {}, helpers)
     (sweep or _one_by_one)(rows)
     for name in dict.fromkeys(experiment.name for experiment in experiments):

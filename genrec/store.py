@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,11 +155,11 @@ class Store:
         """Return whether the artifact exists and no interrupted rebuild has left a checkpoint to resume from."""
         return self.has(stage, key) and not (self._paths(stage, key)[1] / "checkpoint").is_dir()
 
-    def get(self, stage: str, key: str) -> Artifact:
+    def get(self, stage: str, key: str, only: Collection[str] | None = None) -> Artifact:
         """Return the artifact after checking its manifest, and its files by size and sha256 (large files if their signature changed).
 
-        Raises ArtifactError if the artifact is missing, damaged, has further files, or was written in another format. Files and
-        folders with a hidden name (`.name`) are ignored.
+        `only` names the files that are read, so that no others are checked. Raises ArtifactError if the artifact is missing, damaged,
+        has further files, or was written in another format. Files and folders with a hidden name (`.name`) are ignored.
         """
         folder = self.folder(stage, key)
         again = f"run the experiment again with --refresh {stage}"
@@ -170,11 +170,15 @@ class Store:
                 f"{folder / manifests.NAME} describes an artifact with the key {expected_key}, expected {key}; {again}"
             )
         for name, expected in manifest["files"].items():
+            if only is not None and name not in only:
+                continue
             path = folder / name
             if _is_linked(path, folder):
                 raise ArtifactError(f"{path} is a link, expected a file; {again}")
             if not path.is_file() or not _is_unaltered(path, expected):
                 raise ArtifactError(f"{path} is missing or has changed since it was written (sha256 {expected['sha256']}); {again}")
+        if only is not None:
+            return Artifact(stage, key, folder, manifest)
         found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
         unknown = {path.as_posix() for path in found if not any(part[0] == "." for part in path.parts)} - {manifests.NAME}
         for name in sorted(unknown - manifest["files"].keys()):

@@ -36,6 +36,7 @@ _ROW: dict[str, Shape] = {
     "settings": Matching(KEY),  # `row_settings.training_hash`
     "protocol": dict,  # `_protocol`
     "seeds": Each(str, lambda seed: re.fullmatch(SEED_NUMBER, seed) is not None, at_least=1),  # seed -> when it was run first, UTC
+    "overridden": Optional(bool),  # whether its last run changed settings on the command line; earlier versions did not record it
 }
 SHAPE: dict[str, Shape] = {
     "format": int,
@@ -64,9 +65,10 @@ def study_name(where: str) -> str:
     return f"{(path.relative_to(project) if path.is_relative_to(project) else path).as_posix()}:{function}"
 
 
-def record(study: str, experiments: Sequence[Experiment]) -> None:
+def record(study: str, experiments: Sequence[Experiment], overridden: bool = False) -> None:
     """Add the trained rows of these experiments and their seeds, and the baselines, to a study. Call it before anything is trained.
 
+    `overridden` says whether settings were changed on the command line.
     Raises ArtifactError if the study's file is damaged or was written by a newer version.
     """
     if not experiments:
@@ -75,12 +77,12 @@ def record(study: str, experiments: Sequence[Experiment]) -> None:
     check_folder(path.parent)
     with locked_file(path):
         content: dict[str, Any] = read(path) if path.is_file() else {"format": FORMAT, "name": study, "rows": []}
-        if sum([_add(content, experiment) for experiment in experiments]):
+        if sum([_add(content, experiment, overridden) for experiment in experiments]):
             write_json(path, hashed_json.add_hash({name: value for name, value in content.items() if name != "sha256"}))
 
 
-def _add(content: dict[str, Any], experiment: Experiment) -> bool:
-    """Add an experiment to the rows or baselines of a study. Return whether it was not there."""
+def _add(content: dict[str, Any], experiment: Experiment, overridden: bool) -> bool:
+    """Add an experiment to the rows or baselines of a study. Return whether this changed the study."""
     steps, rows = pipeline.plan(experiment), content["rows"]
     settings = training_hash(planned_configuration(steps))
     if "sft" not in experiment.stages:
@@ -93,9 +95,10 @@ def _add(content: dict[str, Any], experiment: Experiment) -> bool:
     if row is None:
         row = {**wanted, "seeds": {}}
         rows.append(row)
-    if str(experiment.seed) in row["seeds"]:
+    if str(experiment.seed) in row["seeds"] and row.get("overridden") == overridden:
         return False
-    row["seeds"][str(experiment.seed)] = now()
+    row["overridden"] = overridden
+    row["seeds"].setdefault(str(experiment.seed), now())
     return True
 
 
@@ -173,6 +176,15 @@ def of_run(
 def of_baseline(records: Iterable[dict[str, Any]], name: str, settings: str) -> list[str]:
     """Return the names of the studies in which a baseline was run; earlier versions did not record baselines."""
     return [content["name"] for content in records if settings in content.get("baselines", {}).get(name, ())]
+
+
+def was_overridden(records: Iterable[dict[str, Any]], study: str, settings: str) -> bool | None:
+    """Return whether the last run of a row in a study changed settings on the command line; None if this is not recorded.
+
+    `settings` is the hash of the row's settings.
+    """
+    rows = [row for content in records if content["name"] == study for row in content["rows"] if row["settings"] == settings]
+    return rows[-1].get("overridden") if rows else None
 
 
 def starts_of(records: Iterable[dict[str, Any]], configuration: dict[str, Any]) -> frozenset[str]:

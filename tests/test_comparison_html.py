@@ -32,15 +32,16 @@ from genrec.evaluation.compare import Comparison, Run, Spread, compare
 from genrec.evaluation.comparison import comparison_report
 from genrec.evaluation.comparison.table_cells import difference_cell, interval_cell, metric_cell, p_cell
 from genrec.kept_rows import KeptRows
-from genrec.reports import report_charts, report_curves, report_items, report_page, report_parts, report_users
+from genrec.reports import report_charts, report_curves, report_items, report_metrics, report_page, report_parts, report_users
 from genrec.reports.report_charts import RowScale
-from genrec.reports.report_content import ReportOptions, commands, content, highlighted
+from genrec.reports.report_content import ReportOptions, commands, content, differences_section, highlighted
+from genrec.reports.report_tables import is_long, name_parts, printed_parts
 from genrec.row_settings import training_hash
 from genrec.semantic_ids import SemanticIds
 from genrec.training.curve_panels import Axis
 from genrec.types import NO_TEXT
 
-HOSTILE = ("</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "{{ 7 * 7 }} ' \" & <!-- \u2028 é 猫")
+HOSTILE = ("</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "{{ 7 * 7 }} ' \" & <!-- \u2028 \u202e é 猫")
 NAMES = ("pop", "sft", "aligned")
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 
@@ -162,6 +163,85 @@ def test_code_usage_and_prefix_groups() -> None:
     assert report_items.prefix_groups(semantic_ids) == pytest.approx([5 / 3, 1.0])
 
 
+def test_an_axis_of_equal_numbers_has_the_number_as_its_tick() -> None:
+    """Both rows have Recall@1 0.05, with an axis from 0.045 to 0.055, and Recall@50 0.2 and 0.4, with an axis of Vega."""
+    means = [{"row": "a", "x": 0.05, "y": 0.2}, {"row": "b", "x": 0.05, "y": 0.4}]
+    scale = RowScale(["a", "b"])
+    for layer in report_charts.against(scale, means, [], "Recall@1", "Recall@50")["layer"]:
+        x, y = layer["encoding"]["x"], layer["encoding"]["y"]
+        assert x["scale"]["domain"] == pytest.approx([0.045, 0.055])
+        assert x["axis"]["values"] == [0.05]
+        assert "domain" not in y["scale"]
+    nothing = [each | {"x": 0.0} for each in means]
+    assert report_charts.against(scale, nothing, [], "x", "y")["layer"][1]["encoding"]["x"]["scale"]["domain"] == [-0.01, 0.01]
+
+
+def test_close_labels_of_lines_are_joined() -> None:
+    """Labels 0.1 high: the one at 0.5 also names the line at 0.45; the line at 0.375 is more than a label below."""
+    lines = {"far": 0.1, "second": 0.45, "first": 0.5, "third": 0.375}
+    assert report_charts.joined(lines, 0.1) == [("first, second", 0.5), ("", 0.45), ("third", 0.375), ("far", 0.1)]
+    spec = report_charts.curves(RowScale(["a"]), [], {"EASE": 0.5, "ItemKNN": 0.499}, "NDCG", (0.0, 1.0))
+    marks = [layer["mark"]["type"] for layer in spec["layer"][-3:]]
+    assert marks == ["rule", "text", "rule"]
+
+
+def test_a_chart_without_seeds_has_no_layer_for_them() -> None:
+    """Vega reports an infinite extent of a layer without data. The line at 0 ends below the name of a row, where its numbers begin."""
+    tests = [{"row": "a", "difference": 0.1, "low": 0.1, "high": 0.1, "significant": False, "p": None}]
+    spec = report_charts.differences(RowScale(["a"]), tests, [], "NDCG@10")
+    assert all(layer.get("data", {"values": tests})["values"] for layer in spec["layer"])
+    zero, name = spec["layer"][0], spec["layer"][-1]
+    assert (zero["encoding"]["x"], zero["encoding"]["y2"]) == ({"datum": 0}, {"field": "row"})
+    assert zero["mark"]["yOffset"] >= name["mark"]["yOffset"] + name["mark"]["fontSize"] / 2
+    assert zero["mark"]["y2Offset"] <= report_charts.ROW_HEIGHT + name["mark"]["yOffset"] - name["mark"]["fontSize"] / 2
+
+
+def test_parts_of_a_table_on_paper() -> None:
+    """A page has 114 characters: 9 of the first column with its gap, and 5 columns of 19 + 1. The longest word of a head counts."""
+    columns = ["Row", *(f"a_word_of_letters_{place} b" for place in range(8))]
+    assert {len(column.split()[0]) for column in columns[1:]} == {19}
+    assert printed_parts(columns, [["row-name", *(["0.1234"] * 8)]]) == [[0, 1, 2, 3, 4, 5], [0, 6, 7, 8]]
+    assert printed_parts(["Row", "n"], [["row", "0.1"]]) == [[0, 1]]
+    assert printed_parts(["Row", "n", "m"], [["row", "0.1", "x" * 500]]) == [[0, 1, 2]]  # wraps
+    assert name_parts("policy.batch_size") == ["policy.", "batch_", "size"]
+    assert is_long("short\n" + "x" * 25)
+    assert not is_long("0.1234 ± 0.0002\n[0.1, 0.2]")
+
+
+def test_a_wide_table_is_cut_in_parts_on_paper(data: Path) -> None:
+    """Every part begins with the names of the rows, and the parts together have all columns."""
+    found = made()
+    wide = next(each for each in found["tables"] if len(each["parts"]) > 1)
+    assert [place for part in wide["parts"] for place in part[1:]] == list(range(1, len(wide["columns"])))
+    text = report_page.page(found)
+    assert text.count('class="part"') == sum(len(each["parts"]) for each in found["tables"] if len(each["parts"]) > 1)
+    assert re.search(r"@media print \{.*table\.whole \{ display: none; \}", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("reference", ["sft", "pop"])
+def test_differences_by_cutoff_have_trained_rows_and_baselines(data: Path, reference: str) -> None:
+    """Of rows with the seeds of the reference: the difference of the means of the table."""
+    comparison, runs = compared(NAMES, reference)
+    rows = {row.name: row for row in comparison.rows}
+    found = report_metrics.minus_reference(comparison, runs, "recall", [5, 10])
+    assert [(each["row"], each["n"]) for each in found] == [(name, n) for name in NAMES for n in (5, 10)]
+    for each in found:
+        one, other = (rows[name].metrics[f"recall@{each['n']}"].mean for name in (each["row"], reference))
+        assert each["value"] == pytest.approx(one - other, abs=1e-6)
+
+
+def test_differences_by_cutoff_are_at_the_seeds_that_both_rows_have(data: Path) -> None:
+    """`aligned` has seeds 0 and 1, and `sft` seed 0: the difference is that of seed 0. Without a common seed a sentence says so."""
+    runs = [run for run in run_files.outcomes(NAMES, None, "ndcg@10") if (run.name, run.seed) != ("sft", 1)]
+    found = report_metrics.minus_reference(compare(runs, "ndcg@10", "sft", resamples=20), runs, "recall", [10])
+    at_zero = {run.name: run.metrics["recall@10"] for run in runs if run.seed == 0}
+    values = {each["row"]: each["value"] for each in found}
+    assert values == pytest.approx({name: at_zero[name] - at_zero["sft"] for name in NAMES}, abs=1e-6)
+    apart = [run for run in runs if (run.name, run.seed) != ("aligned", 0)]
+    section = report_metrics.ranking_section(compare(apart, "ndcg@10", "sft", resamples=20), apart, RowScale(NAMES))
+    assert section.notes == ["aligned has no seed of sft, so the difference from it is not drawn."]
+
+
 def test_levels_stand_in_their_order(data: Path) -> None:
     """Not sorted as text, where level 10 comes before level 2."""
     charts = section(made(), "codes")["charts"]
@@ -222,7 +302,7 @@ def hostile(found: dict[str, Any]) -> dict[str, Any]:
     for text in HOSTILE:
         found["protocol"].append({"label": text, "text": text})
         found["reading"].append(text)
-        found["tables"].append({"title": text, "columns": [text], "rows": [[text]], "notes": [text]})
+        found["tables"].append({"title": text, "columns": [text], "rows": [[text]], "notes": [text], "parts": [[0]]})
     return found
 
 
@@ -352,6 +432,9 @@ def test_one_seed_has_no_interval(data: Path) -> None:
     runs = [run for run in run_files.outcomes(NAMES, None, "ndcg@10") if run.seed == 0]
     found = content(compare(runs, "ndcg@10", "sft", resamples=200), runs, ReportOptions())
     assert any(note.startswith("aligned has a difference without an interval: ") for note in section(found, "differences")["notes"])
+    runs += [run._replace(name="again") for run in runs if run.name == "aligned"]
+    both = differences_section(compare(runs, "ndcg@10", "sft", resamples=200), RowScale([*NAMES, "again"])).notes
+    assert any(note.startswith("aligned and again have differences without intervals: ") for note in both)
 
 
 def many(data: Path, count: int) -> tuple[str, ...]:
@@ -495,9 +578,10 @@ addEventListener("load", () => {
     const titles = document.querySelector("#browser").textContent.length;
     const entries = [...document.querySelectorAll("#browser li")].filter((entry) => entry.textContent);
     const named = entries.every((entry) => entry.querySelector(".id").textContent);
+    const turned = [...document.querySelectorAll("#user option")].filter((option) => /\\u202e/.test(option.text)).length;
     const shown = document.querySelector(".warnings").checkVisibility();
     document.body.dataset.found = JSON.stringify({
-      drawn, faults, titles, named, shown, width: own.scrollWidth, room: own.clientWidth, images: document.images.length });
+      drawn, faults, titles, named, shown, turned, width: own.scrollWidth, room: own.clientWidth, images: document.images.length });
   };
   report();
 });
@@ -526,6 +610,7 @@ def test_chromium_draws_the_page_on_the_width_of_a_phone(data: Path, tmp_path: P
     assert seen["titles"] > 0
     assert seen["named"] is True
     assert seen["shown"] is True
+    assert seen["turned"] == 0
 
 
 def test_charts_have_a_color_and_a_shape_for_each_row() -> None:

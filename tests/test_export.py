@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from worlds import cyclic
 
 import genrec
-from genrec import kept_steps, loading, run_experiments, run_files
+from genrec import kept_steps, loading, run_experiments, run_files, studies
 from genrec.__main__ import main
 from genrec.baselines import BPR, EASE, ItemKNN, Popularity, SASRec
 from genrec.disk_usage import in_words
@@ -341,6 +341,22 @@ def test_the_model_card_has_the_figures_of_show(exported: Path, capsys: pytest.C
     assert "/home/someone" not in card + (exported / "genrec.json").read_text()
     assert "mean of 2 seeds" in card
     assert "## License and data" in card
+
+
+def test_the_card_says_what_the_command_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the command line, where they were changed, or where an earlier version did not record it."""
+    lacks, unknown = "It lacks settings that were changed on the command line", "if there were any, are only below"
+    for number, (overridden, said, not_said) in enumerate(
+        ((False, "The path is", lacks), (True, lacks, unknown), (None, unknown, lacks))
+    ):
+        monkeypatch.setattr(studies, "was_overridden", lambda *_, found=overridden: found)
+        export("sasrec", tmp_path / str(number))
+        card = (tmp_path / str(number) / "README.md").read_text()
+        assert said in card
+        assert not_said not in card
+    monkeypatch.setattr(studies, "of_run", lambda *_: ())
+    export("sasrec", tmp_path / "python")
+    assert "The row was run by Python code, for which `FILE.py:FUNCTION` stands." in (tmp_path / "python" / "README.md").read_text()
 
 
 def test_the_hub_reads_the_front_matter(exported: Path) -> None:

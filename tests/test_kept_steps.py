@@ -11,6 +11,7 @@ from worlds import cyclic
 
 from genrec import run_experiments, run_files
 from genrec.__main__ import main
+from genrec.errors import ArtifactError
 from genrec.evaluation.compare import compare
 from genrec.evaluation.comparison.comparison_tables import tables
 from genrec.experiment import Align, Experiment
@@ -63,3 +64,16 @@ def test_a_training_that_is_no_longer_stored_has_no_step() -> None:
     shutil.rmtree(store().folder("sft", keys["sft"]))
     assert kept_steps(keys, store()) == {}
     assert not any("kept step 0" in note for note in notes("cyclic"))
+
+
+def test_a_table_needs_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    """Damaged weights end no comparison, which reads the curves alone; damaged curves do."""
+    run_experiments.run([cyclic(steps=1), replace(cyclic(steps=1), name="other", seed=1)])
+    folder = store().folder("sft", run_files.read("cyclic")["seeds"]["0"]["artifacts"]["sft"])
+    (folder / "policy.safetensors").write_bytes(b"damaged")
+    assert main(["compare", "cyclic", "other"]) == 0
+    assert main(["recommend", "cyclic", "--history", "item-3"]) == ArtifactError.exit_code
+    (folder / "curves.parquet").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert main(["compare", "cyclic", "other"]) == ArtifactError.exit_code
+    assert "curves.parquet is missing or has changed" in capsys.readouterr().err

@@ -143,6 +143,8 @@ def test_lists_of_no_user_and_of_a_user_twice(tiger: TrainedRow) -> None:
         (lambda row: genrec.load("cyclic", code=3), "code must be FILE.py or MODULE, got 3"),
         (lambda row: genrec.serving.export(None, "out"), "the name of the row must be a text or a path, got None"),
         (lambda row: row.recommend(7), r"history must be a list of items, got 7; write \[7\]"),
+        (lambda row: row.recommend(b"item-3"), r"history must be a list of items, got b'item-3'; write \['item-3'\]"),
+        (lambda row: row.recommend_users(b"u"), r"recommend_users needs a list of user ids, got b'u'; write \['u'\]"),
         (lambda row: row.recommend({"item-3", "item-7"}), "history must be a list of items, oldest first; a set has no such order"),
         (lambda row: row.recommend(frozenset()), "history must be a list of items, oldest first; a frozenset has no such order"),
         (lambda row: row.recommend({"item-3": 1}), "history must be a list of items, oldest first; a dict has no such order, got {"),
@@ -363,16 +365,20 @@ def test_json_and_text_hold_the_list(tiger: TrainedRow, capsys: pytest.CaptureFi
     assert [line[-1] for line in lines] == list(expected["semantic_id"])
 
 
-def test_a_pipe_gets_whole_titles_and_a_terminal_lines_that_fit(
+def test_a_pipe_gets_short_titles_and_a_terminal_lines_that_fit(
     tiger: TrainedRow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A title of 300 characters in the list and in the history; the terminal has 70 columns."""
+    """A title of 300 characters in the list and in the history: 60 of them in a pipe; the terminal has 70 columns."""
     catalog, title = tiger.items.catalog, " ".join(["kettle"] * 43)[:300]
     long = replace(tiger, items=tiger.items._replace(catalog=CatalogItems(catalog.ids, (title,) * 40, catalog.num_interactions)))
     monkeypatch.setattr(recommend_command, "load", lambda *_: long)
     monkeypatch.setenv("COLUMNS", "70")
     command = ["recommend", "cyclic", "--history", "item-3", "--n", "2"]
     assert main(command) == 0
+    out = capsys.readouterr().out
+    assert out.count(title[:57] + "...") == 3
+    assert title[:58] not in out
+    assert main([*command, "--json"]) == 0
     assert capsys.readouterr().out.count(title) == 3
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert main(command) == 0

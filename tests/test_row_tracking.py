@@ -183,6 +183,7 @@ def test_a_tracker_that_cannot_be_used_is_refused_before_the_run(tmp_path: Path,
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ResourceError, match=rf"--track {name} needs {name} .*: pip install 'genrec\[{extra}\]'"):
             run_experiments.run([baseline()], trackers=trackers_of([name]))
+        assert main(["run", "genrec.quickstart:sft", "--track", name, "--dry-run"]) == ResourceError.exit_code
     assert not (tmp_path / "artifacts").exists()
 
 

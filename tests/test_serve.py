@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -35,6 +36,7 @@ from genrec.baselines import SASRec
 from genrec.errors import InputError
 from genrec.serving import CatalogItems, TrainedRow, export
 from genrec.serving.connection_limits import Connections
+from genrec.serving.header_limit import MAX_HEADER, header_bytes
 from genrec.serving.serve_command import check_common_items, listening, server
 from genrec.serving.service_app import MAX_BODY, MAX_HISTORY, create_app
 
@@ -197,7 +199,12 @@ def test_an_error_of_genrec_names_no_file_of_this_machine(
     assert (answer.status_code, answer.json()) == (500, {"error": "the service failed; its log on the terminal names the cause"})
 
 
-def answers(app: ASGIApp, messages: list[dict[str, object]]) -> list[Message]:
+RECOMMEND = {
+    "type": "http", "method": "POST", "path": "/recommend", "query_string": b"", "headers": [], "server": ("127.0.0.1", 1)
+}  # fmt: skip
+
+
+def answers(app: ASGIApp, messages: list[dict[str, object]], scope: dict[str, object] = RECOMMEND) -> list[Message]:
     """Return what the application sends to a client that sends these messages and then nothing."""
     sent: list[Message] = []
 
@@ -209,7 +216,6 @@ def answers(app: ASGIApp, messages: list[dict[str, object]]) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/recommend", "query_string": b"", "headers": [], "server": ("127.0.0.1", 1)}
     asyncio.run(app(scope, receive, send))
     return sent
 
@@ -362,6 +368,28 @@ def answer_of(connection: socket.socket) -> bytes:
     return found
 
 
+@pytest.mark.parametrize("fields", [[b"a: " + b"x" * 70_000], [b"a: b"] * 5_000], ids=["one", "many"])
+def test_a_large_header_gets_431(fields: list[bytes], rows: list[TrainedRow]) -> None:
+    """uvicorn takes a header of any length that arrives at once; h11 alone answers 400 if it does not."""
+    with running(server(create_app(rows))) as place, socket.create_connection(place) as connection:
+        connection.sendall(b"\r\n".join([b"GET /rows HTTP/1.1", b"Host: localhost", *fields, b"", b""]))
+        assert re.match(rb"HTTP/1.1 4(31|00) ", answer_of(connection))
+
+
+def test_the_largest_header(rows: list[TrainedRow]) -> None:
+    """16,384 bytes with the request line and all line ends; one byte more gets 431 and a closed connection."""
+    line, host = len(b"GET /rows HTTP/1.1\r\n"), len(b"host: localhost\r\n")
+    room = MAX_HEADER - line - host - len(b"a: \r\n")
+    for size, status in ((room, 200), (room + 1, 431)):
+        headers = [(b"host", b"localhost"), (b"a", b"x" * size)]
+        scope = {"type": "http", "method": "GET", "path": "/rows", "query_string": b"", "headers": headers, "server": ("127.0.0.1", 1)}
+        assert (header_bytes(scope) == MAX_HEADER) is (status == 200)
+        start, body = answers(create_app(rows), [{"type": "http.request", "body": b"", "more_body": False}], scope)
+        assert start["status"] == status
+        assert ((b"connection", b"close") in start["headers"]) is (status == 431)
+    assert json.loads(body["body"])["error"].startswith("the header of the request is larger than 16,384 bytes")
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /rows HTTP/1.1\r\nHost: loc"])
 def test_a_connection_without_a_whole_header_is_closed(sent: bytes, rows: list[TrainedRow]) -> None:
     """Without the deadline, the end of the connection would never be read."""
@@ -491,7 +519,7 @@ def test_further_requests_get_503_and_slow_bodies_do_not_count(rows: list[Traine
 @pytest.fixture
 def address(rows: list[TrainedRow]) -> Iterator[str]:
     """Serve rows of which every item has a hostile title."""
-    catalog = CatalogItems(rows[0].items.catalog.ids, (HOSTILE,) * 40, np.ones(40, dtype=np.int64))
+    catalog = CatalogItems(rows[0].items.catalog.ids, (HOSTILE + " long" * 30,) * 40, np.ones(40, dtype=np.int64))
     hostile = [replace(row, items=row.items._replace(catalog=catalog)) for row in rows]
     with running(server(create_app(hostile))) as place:
         yield f"http://127.0.0.1:{place[1]}/"
@@ -531,6 +559,10 @@ def test_chromium_opens_a_link_with_all_of_its_settings(address: str, client: Te
     places = [{item["item_id"]: item["position"] for item in found["items"]} for found in lists]
     shown = re.findall(r'<td class="number">(\d+|–)</td></tr>', dom)
     assert shown == [str(other.get(item, "–")) for own, other in (places, places[::-1]) for item in own]
+    long = "&".join(["history=item-3"] * 101 + ["history=item-7"] * 500)
+    dom = opened(f"{address}#{long}", tmp_path / "three")
+    assert "The history of the link has 601 items; these are the newest 500, as many as a history can have." in dom
+    assert dom.count('aria-label="Remove ') == 500
     dom = opened(f"{address}#history=item-3&n=600", tmp_path / "two")
     assert "The link asks for lists of 600 items; they have 1 to 20." in dom
     assert dom.count("<tr>") == 2 * 11
@@ -550,4 +582,7 @@ def test_chromium_shows_hostile_titles_as_text(address: str, client: TestClient,
     assert dom.count("<b>") == shared  # codes of shared prefixes; the other row has no Semantic IDs
     assert "cyclic, seed 0" in dom
     assert "&lt;script&gt;document.title" in dom
+    titles = re.findall(r'<span class="title" title="[^"]*">([^<]*)</span>', dom)
+    assert {len(unescape(title)) for title in titles} == {90}
+    assert all(title.endswith("…") for title in titles)
     assert "<script>document" not in dom

@@ -244,6 +244,24 @@ def test_only_a_new_seed_changes_the_file() -> None:
     assert row["seeds"]["0"] == json.loads(before)["rows"][0]["seeds"]["0"]
 
 
+def test_changed_settings_of_the_command_line_are_recorded() -> None:
+    """Of each row the last run counts; the record of an earlier version has none."""
+
+    def overridden(number: int = 0) -> bool | None:
+        records = studies.read_all()
+        return studies.was_overridden(records, "mine.py:one", records[0]["rows"][number]["settings"])
+
+    assert main(["run", "mine.py:one", "--evaluate.batch-size", "7"]) == 0
+    assert overridden() is True
+    assert main(["run", "mine.py:one", "--seeds", "0,1"]) == 0
+    assert overridden() is False
+    content = studies.read(path := studies.file_of("mine.py:one"))
+    rows = [{key: value for key, value in row.items() if key != "overridden"} for row in content["rows"]]
+    path.write_text(json.dumps(hashed_json.add_hash({"format": 2, "name": content["name"], "rows": rows})))
+    assert overridden() is None
+    assert studies.was_overridden(studies.read_all(), "mine.py:two", rows[0]["settings"]) is None
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

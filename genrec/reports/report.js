@@ -16,6 +16,8 @@
     if (kind) made.className = kind;
     return made;
   };
+  // An option is plain text, where a control character of bidirectional text would turn what stands around it.
+  const undirected = (text) => text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
   const swatch = (row) => {
     const parsed = new DOMParser().parseFromString(
       `<svg class="swatch" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" fill="var(--r${row})">${SHAPES[content.rows[row].shape]}</svg>`, "image/svg+xml");
@@ -183,7 +185,7 @@
     content.users.users.forEach((user, number) => {
       const found = Object.values(user.lists).filter((own) => own.includes(user.target)).length;
       const about = `user ${user.id}, target ${nameOf(user.target)} (found by ${found} of ${Object.keys(user.lists).length} rows)`;
-      const option = element("option", about);
+      const option = element("option", undirected(about));
       option.value = String(number);
       select.append(option);
     });

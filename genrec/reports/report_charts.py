@@ -7,7 +7,7 @@ and any choice of highlighted rows. A row has a shape as well as a color. Specif
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from genrec.reports.report_parts import Record
@@ -15,6 +15,8 @@ from genrec.reports.report_parts import Record
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 TEXT, MUTED, PAPER = "var(--text)", "var(--muted)", "var(--paper)"
 HEIGHT, ROW_HEIGHT = 240, 38  # pixels: of a chart, and of a row of the chart of differences
+NAME_OFFSET, NAME_HEIGHT = -11, 16  # pixels: of the name of a row from the middle of the row, and of a line of text
+GROUP_LINES = "split(replace(datum.label, ' (', '\\n('), '\\n')"  # what stands in parentheses is the second line of a label
 DASHES = ([1, 0], [6, 4], [2, 3], [10, 3, 2, 3], [1, 5])
 CONFIG: Record = {
     "background": None,
@@ -65,24 +67,27 @@ def differences(scale: RowScale, tests: Sequence[Record], seeds: Sequence[Record
     """
     names = [each["row"] for each in tests]
     y: Record = {"field": "row", "type": "nominal", "scale": {"type": "point", "domain": names, "padding": 0.5}, "axis": None}
-    name = {"type": "text", "align": "left", "x": 2, "yOffset": -11, "fontSize": 12, "limit": 330}
+    name = {"type": "text", "align": "left", "x": 2, "yOffset": NAME_OFFSET, "fontSize": 12, "limit": 330}
+    below = NAME_OFFSET + NAME_HEIGHT // 2
+    zero = {"type": "rule", "color": MUTED, "strokeDash": [3, 3], "yOffset": below, "y2Offset": below + ROW_HEIGHT - NAME_HEIGHT}
     named = {"y": y, "text": {"field": "row"}}
     x = quantitative("difference", f"difference in {metric}, row minus reference")
     by_seed = _tooltip(row="row", seed="seed", difference="difference")
     tip = _tooltip(row="row", difference="difference", low="95 % interval from", high="to", p="p (Holm)")
     fill = {"condition": {**scale.color(), "test": "datum.significant"}, "value": PAPER}
+    dots: Record = {
+        "data": {"values": list(seeds)},
+        "mark": {"type": "point", "size": 22, "filled": True, "opacity": 0.75, "yOffset": 14},
+        "encoding": {"y": y, "x": x, "color": scale.color(), "tooltip": by_seed},
+    }
     return chart(
         [
-            {"mark": {"type": "rule", "color": MUTED, "strokeDash": [3, 3]}, "encoding": {"x": {"datum": 0}}},
+            {"mark": zero, "encoding": {"x": {"datum": 0}, "y": y, "y2": {"field": "row"}}},  # not through the names
             {
                 "mark": {"type": "rule", "strokeWidth": 2.5, "yOffset": 6},
                 "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": scale.color(), "tooltip": tip},
             },
-            {
-                "data": {"values": list(seeds)},
-                "mark": {"type": "point", "size": 22, "filled": True, "opacity": 0.75, "yOffset": 14},
-                "encoding": {"y": y, "x": x, "color": scale.color(), "tooltip": by_seed},
-            },
+            *([dots] if seeds else []),  # Vega warns of a layer without data
             {
                 "mark": {"type": "point", "size": 110, "strokeWidth": 2, "opacity": 1, "yOffset": 6},
                 "encoding": {"y": y, "x": x, "stroke": scale.color(), "fill": fill, "shape": scale.shape(), "tooltip": tip},
@@ -106,7 +111,8 @@ def by_cutoff(scale: RowScale, values: Sequence[Record], cutoffs: Sequence[int],
 
 def by_group(scale: RowScale, values: Sequence[Record], groups: Sequence[str], label: str, others: Mapping[str, str]) -> Record:
     """Return a figure by group, a line for each row and for each of `others`. `values` has row, group, value."""
-    axis = {"title": None, "labelAngle": 0, "labelLimit": 110, "grid": False, "labelOverlap": True}
+    axis: Record = {"title": None, "labelAngle": 0, "labelLimit": 110, "grid": False, "labelOverlap": True, "labelSeparation": 4}
+    axis["labelExpr"] = GROUP_LINES
     x = {"field": "group", "type": "ordinal", "scale": {"domain": list(groups), "padding": 0.3}, "axis": axis}
     tip = _tooltip(row="row", group="group", value=label)
     encoding = {"x": x, "y": quantitative("value", label, zero=True), "color": scale.color(others), "tooltip": tip}
@@ -119,7 +125,9 @@ def by_group(scale: RowScale, values: Sequence[Record], groups: Sequence[str], l
 
 def against(scale: RowScale, means: Sequence[Record], seeds: Sequence[Record], x: str, y: str) -> Record:
     """Return one metric against another: a large point for the mean of a row, small ones for its seeds. Both have row, x, y."""
-    encoding: Record = {"x": quantitative("x", x), "y": quantitative("y", y), "color": scale.color()}
+    both = [*means, *seeds]
+    axes = {name: _around(quantitative(name, label), [each[name] for each in both]) for name, label in (("x", x), ("y", y))}
+    encoding: Record = {**axes, "color": scale.color()}
     encoding["tooltip"] = _tooltip(row="row", seed="seed", x=x, y=y)
     small = {"type": "point", "filled": True, "size": 20, "opacity": 0.6}
     large = {"type": "point", "filled": True, "size": 130, "opacity": 1, "stroke": PAPER, "strokeWidth": 1}
@@ -163,12 +171,28 @@ def curves(
         {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {**shared, "y": y, "strokeDash": dash}},
         {"mark": {"type": "point", "filled": True, "size": 60}, "encoding": {**shared, "y": y, **mark, "tooltip": tip}},
     ]
-    for name, value in lines.items():
+    low, high = domain or (0.0, 1.0)
+    for name, value in joined(lines, NAME_HEIGHT * (high - low) / HEIGHT):
         level: Record = {"values": [{"name": name, "value": value}]}
         layers.append({"data": level, "mark": {"type": "rule", "color": MUTED, "strokeDash": [2, 3]}, "encoding": {"y": y}})
         text = {"type": "text", "align": "left", "baseline": "bottom", "dx": 3, "dy": -2, "color": MUTED, "x": 0}
-        layers.append({"data": level, "mark": text, "encoding": {"y": y, "text": {"field": "name"}}})
+        if name:
+            layers.append({"data": level, "mark": text, "encoding": {"y": y, "text": {"field": "name"}}})
     return chart(layers, values)
+
+
+def joined(lines: Mapping[str, float], height: float) -> list[tuple[str, float]]:
+    """Return labels and values, the highest first. A line less than `height` below a label has none: that label names it, too."""
+    found: list[tuple[list[str], float]] = []
+    place, label = float("inf"), list[str]()  # of the last label
+    for name, value in sorted(lines.items(), key=lambda line: -line[1]):
+        if place - value < height:
+            label.append(name)
+            found.append(([], value))
+        else:
+            place, label = value, [name]
+            found.append((label, value))
+    return [(", ".join(names), value) for names, value in found]
 
 
 def by_level(scale: RowScale, values: Sequence[Record], label: str, logarithmic: bool = False) -> Record:
@@ -189,6 +213,17 @@ def quantitative(field: str, label: str, zero: bool = False) -> Record:
     """Return a channel of numbers with its axis."""
     axis: dict[str, Any] = {"title": label, "tickCount": 5}
     return {"field": field, "type": "quantitative", "scale": {"zero": zero, "nice": True}, "axis": axis}
+
+
+def _around(channel: Record, values: Iterable[float | None]) -> Record:
+    """Give numbers that are all the same an axis around them, with the number as its tick. Vega would mark them as 0."""
+    found = {each for each in values if each is not None}
+    if len(found) == 1:
+        (value,) = found
+        room = abs(value) / 10 or 0.01
+        channel["scale"] |= {"domain": [value - room, value + room], "nice": False}
+        channel["axis"] |= {"values": [value], "format": ".4~g"}
+    return channel
 
 
 def _line_and_points(encoding: Record, scale: RowScale) -> list[Record]:

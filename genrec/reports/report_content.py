@@ -22,6 +22,7 @@ from genrec.kept_studies import portable_name
 from genrec.reports import report_charts, report_curves, report_items, report_metrics, report_users
 from genrec.reports.report_charts import RowScale
 from genrec.reports.report_parts import Chart, Record, Section, StoredRow, short, stored_rows
+from genrec.reports.report_tables import table
 from genrec.row_settings import training_hash
 from genrec.workspace import store
 
@@ -51,7 +52,7 @@ def content(comparison: Comparison, runs: Sequence[Run], options: ReportOptions)
     of_items = [report_items.popularity_section(rows, corpus, ranks, scale)] if corpus is not None else [missing]
     sections = [
         differences_section(comparison, scale),
-        report_metrics.ranking_section(comparison, scale),
+        report_metrics.ranking_section(comparison, runs, scale),
         report_metrics.trade_off_section(comparison, runs, scale),
         *report_curves.curve_sections(rows, scale),
         report_items.codes_section(rows, scale),
@@ -61,12 +62,12 @@ def content(comparison: Comparison, runs: Sequence[Run], options: ReportOptions)
     found, several = tables(comparison), f"{len(scale.names)} rows"
     names = enumerated(scale.names)
     reading = [*summary(comparison).reading, *options.left_out]
-    configuration = [_table(each) for each in found if each.title == DIFFERENCES]
+    configuration = [table(each.title, each.columns, each.rows, each.notes) for each in found if each.title == DIFFERENCES]
     return {
         "title": f"{title(comparison.metric)} of {names if len(names) <= MAX_TITLE or len(rows) == 1 else several}",
         "data": str(comparison.protocol.get("data", "")),
         "reading": reading,
-        "warnings": [text for table in found for text in table.warnings if not any(text in paragraph for paragraph in reading)],
+        "warnings": [text for each in found for text in each.warnings if not any(text in paragraph for paragraph in reading)],
         "rows": [
             {"name": row.name, "reference": row.name == comparison.reference, "trained": row.trained, "shape": shape}
             for row, shape in zip(comparison.rows, scale.shapes, strict=True)
@@ -80,7 +81,7 @@ def content(comparison: Comparison, runs: Sequence[Run], options: ReportOptions)
         else None,
         "without_users": missing.notes[0] if corpus is None else "This report was made without users (--html-users 0).",
         "configuration": configuration,
-        "tables": [_table(each) for each in found if each.title != DIFFERENCES],
+        "tables": [table(each.title, each.columns, each.rows, each.notes) for each in found if each.title != DIFFERENCES],
         "protocol": [line._asdict() for line in protocol_lines(comparison)],
         "commands": commands(comparison, runs, options),
     }
@@ -123,11 +124,11 @@ def differences_section(comparison: Comparison, scale: RowScale) -> Section:
             name = f"{metric}, {what} minus {comparison.reference}"
             charts.append(Chart(name, READING, report_charts.differences(scale, tests, seeds, metric)))
         notes += [f"{row.name} has no difference: {row.test.reason}" for row in rows if row.test and row.test.difference is None]
-        notes += [
-            f"{row.name} has a difference without an interval: {row.test.reason}"
-            for row in rows
-            if row.test and row.test.difference is not None and row.test.interval is None
-        ]
+        without = [row for row in rows if row.test and row.test.difference is not None and row.test.interval is None]
+        for reason in dict.fromkeys(row.test.reason for row in without if row.test):
+            names = [row.name for row in without if row.test and row.test.reason == reason]
+            have = "have differences without intervals" if len(names) > 1 else "has a difference without an interval"
+            notes.append(f"{enumerated(names)} {have}: {reason}")
     if len(comparison.rows) == 1:
         notes.append("There is no second row to compare with the reference.")
     return Section("differences", "Differences from the reference", "", charts, notes, legend=False)
@@ -185,8 +186,3 @@ def commands(comparison: Comparison, runs: Sequence[Run], options: ReportOptions
 
 def _rows(names: Sequence[str]) -> str:
     return f"{'Rows' if len(names) > 1 else 'Row'} {enumerated(names)}"
-
-
-def _table(table: Any) -> dict[str, Any]:
-    """Return a table of `genrec compare` as JSON."""
-    return {"title": table.title, "columns": table.columns, "rows": table.rows, "notes": table.notes}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from genrec.evaluation.compare import Comparison, Row, Run
 from genrec.evaluation.comparison.comparison_summary import LEVEL, is_significant
 from genrec.evaluation.comparison.table_cells import difference_cell, interval_cell, metric_cell, metric_name, p_cell, title
+from genrec.evaluation.statistics.paired_tests import enumerated
 from genrec.reports import report_charts
 from genrec.reports.report_charts import RowScale
 from genrec.reports.report_parts import Chart, Record, Section, short
+from genrec.reports.report_tables import printed_parts
 
+MINUS_REFERENCE = "Means over the seeds that a row shares with the reference, without intervals; not tested."
 BOLD = (2, 3, 4)  # columns of the headline that are bold if the difference is significant: result, difference, p (Holm)
 
 
@@ -20,7 +24,7 @@ def headline(comparison: Comparison) -> dict[str, Any]:
     metric = comparison.metric
     further = [key for key in _headline_metrics(comparison) if key != metric]
     columns = ["Row", title(metric), "Result", "Difference", "p (Holm)"]
-    lines = []
+    lines: list[dict[str, Any]] = []
     for row in comparison.rows:
         value = metric_cell(row, metric, metric) + (f"\n{interval_cell(row.interval, '.4f')}" if row.interval is not None else "")
         cells = [row.name, value, *_test_cells(row), *(metric_cell(row, key) for key in further), str(len(row.seeds))]
@@ -29,7 +33,8 @@ def headline(comparison: Comparison) -> dict[str, Any]:
         f"In brackets: 95 % intervals, of {title(metric)} over users. Differences are row minus {comparison.reference}, ± their "
         f"standard deviation over seeds. Bold: p (Holm) below {LEVEL}. The other metrics were not tested, so none is bold."
     )
-    return {"columns": [*columns, *map(title, further), "Seeds"], "rows": lines, "note": note}
+    columns += [*map(title, further), "Seeds"]
+    return {"columns": columns, "rows": lines, "note": note, "parts": printed_parts(columns, [each["cells"] for each in lines])}
 
 
 def _headline_metrics(comparison: Comparison) -> list[str]:
@@ -66,21 +71,25 @@ def _ends(comparison: Comparison) -> list[int]:
     return cutoffs if len(cutoffs) < 2 else [cutoffs[0], cutoffs[-1]]
 
 
-def ranking_section(comparison: Comparison, scale: RowScale) -> Section:
-    """Return Recall and NDCG against the length of the list."""
+def ranking_section(comparison: Comparison, runs: Sequence[Run], scale: RowScale) -> Section:
+    """Return Recall and NDCG against the length of the list, and minus those of the reference."""
     charts, compared = [], []
     for stem in ("recall", "ndcg"):
         cutoffs, name = _cutoffs(comparison, stem), f"{title(stem)}@n"
         if len(cutoffs) < 2:
             continue
         charts.append(Chart(name, "", report_charts.by_cutoff(scale, _by_cutoff(comparison.rows, stem, cutoffs), cutoffs, name)))
-        against = _minus_reference(comparison, stem, cutoffs)
-        if against:
+        against = minus_reference(comparison, runs, stem, cutoffs)
+        if len({each["row"] for each in against}) > 1:
             label = f"{name} minus that of {comparison.reference}"
             spec = report_charts.by_cutoff(scale, against, cutoffs, f"difference in {name}")
-            compared.append(Chart(label, "Means over seeds without intervals; not tested.", spec))
+            compared.append(Chart(label, MINUS_REFERENCE, spec))
     charts += compared
     notes = [] if charts else ["The rows were evaluated at one cut-off, so there is no curve over n."]
+    apart = [row.name for row in comparison.rows if not _compared_seeds(row, _reference(comparison))] if compared else []
+    if apart:
+        several = "have" if len(apart) > 1 else "has"
+        notes.append(f"{enumerated(apart)} {several} no seed of {comparison.reference}, so the difference from it is not drawn.")
     return Section(
         "ranking", "Recall and NDCG by length of the list", "Means over users and seeds; n is on a log axis.", charts, notes
     )
@@ -96,16 +105,28 @@ def _by_cutoff(rows: Sequence[Row], stem: str, cutoffs: Sequence[int]) -> list[R
     ]
 
 
-def _minus_reference(comparison: Comparison, stem: str, cutoffs: Sequence[int]) -> list[Record]:
-    """Return a metric minus that of the reference, for rows that are trained as the reference is, at the seeds of the reference."""
-    reference = next(row for row in comparison.rows if row.name == comparison.reference)
-    rows = [row for row in comparison.rows if row.trained == reference.trained and row.seeds == reference.seeds]
-    return [
-        {"row": row.name, "n": n, "value": short(row.metrics[key].mean - reference.metrics[key].mean)}
-        for row in rows
-        for n in cutoffs
-        if len(rows) > 1 and (key := f"{stem}@{n}") in row.metrics and key in reference.metrics
-    ]
+def minus_reference(comparison: Comparison, runs: Sequence[Run], stem: str, cutoffs: Sequence[int]) -> list[Record]:
+    """Return a metric of each row minus that of the reference, at the seeds that both have. A baseline has one result for all."""
+    reference = _reference(comparison)
+    found: list[Record] = []
+    for row in comparison.rows:
+        own = [run.metrics for run in runs if run.name == row.name and run.seed in _compared_seeds(row, reference)]
+        others = [run.metrics for run in runs if run.name == reference.name and run.seed in _compared_seeds(reference, row)]
+        for n in cutoffs:
+            key = f"{stem}@{n}"
+            if own and others and all(key in metrics for metrics in (*own, *others)):
+                difference = fmean(metrics[key] for metrics in own) - fmean(metrics[key] for metrics in others)
+                found.append({"row": row.name, "n": n, "value": short(difference)})
+    return found
+
+
+def _reference(comparison: Comparison) -> Row:
+    return next(row for row in comparison.rows if row.name == comparison.reference)
+
+
+def _compared_seeds(row: Row, other: Row) -> list[int]:
+    """Return the seeds of a row at which it is compared with another: those that both have, or all if one of them is a baseline."""
+    return [seed for seed in row.seeds if seed in other.seeds or not (row.trained and other.trained)]
 
 
 def trade_off_section(comparison: Comparison, runs: Sequence[Run], scale: RowScale) -> Section:

@@ -15,6 +15,7 @@ from typing import Any
 
 from genrec import __version__
 from genrec.errors import ResourceError
+from genrec.reports.report_tables import is_long, name_parts
 
 VEGA_LITE = "6.1"  # version of the inlined library
 NEEDED = "genrec compare --html needs {name}, which is not installed: pip install 'genrec[report]'"
@@ -68,7 +69,9 @@ def _environment() -> Any:
         import jinja2
     except ImportError as error:
         raise ResourceError(NEEDED.format(name="Jinja2")) from error
-    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"name_parts": name_parts, "is_long": is_long}
+    return environment
 
 
 def _file(name: str) -> str:

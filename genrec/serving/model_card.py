@@ -11,9 +11,14 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from genrec.serving.catalog_items import CatalogItems
+from genrec.serving.stored_rows import UNKNOWN_FUNCTION
 
 LICENSE = "see-data-set"  # the license of the data decides; genrec does not know it
-OVERRIDES = "The path is that of the author, and the command lacks settings that were changed on the command line: see Settings below."
+OVERRIDES = {  # by whether settings were changed on the command line; None: not recorded
+    True: "It lacks settings that were changed on the command line: see Settings below.",
+    None: "Settings that were changed on the command line, if there were any, are only below, under Settings.",
+    False: "",
+}
 MAIN = ("recall", "ndcg", "mrr")  # metrics that the front matter lists; the tables of the card have all of them
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -26,8 +31,12 @@ class Figures(NamedTuple):
     environment: Mapping[str, Any]  # of the exported seed
 
 
-def model_card(about: Mapping[str, Any], figures: Figures, catalog: CatalogItems, policy: str) -> str:
-    """Return the text of the card. `about` is the content of genrec.json, `policy` the name of the policy's class."""
+def model_card(about: Mapping[str, Any], figures: Figures, catalog: CatalogItems, policy: str, overridden: bool | None) -> str:
+    """Return the text of the card.
+
+    `about` is the content of genrec.json, `policy` the name of the policy's class, and `overridden` says whether settings were changed
+    on the command line (None: not recorded).
+    """
     protocol = about["protocol"]
     data = str(about["configuration"].get("source.class", "")).rpartition(":")[2] or "the data set"
     parts = [
@@ -36,7 +45,7 @@ def model_card(about: Mapping[str, Any], figures: Figures, catalog: CatalogItems
         "items. It recommends items to a history of items."
         + (f"\n\n> **Warning:** {about['warning']}." if "warning" in about else ""),
         _use(catalog, not about["configuration"]["policy.class"].startswith("genrec.")),
-        _results(figures, about["command"]),
+        _results(figures, about["command"], overridden),
         "## Protocol\n\n" + _table(("setting", "value"), protocol.items()),
         "## Settings\n\n" + _table(("setting", "value"), about["configuration"].items()),
         "## Environment\n\n" + _table(("", "value"), figures.environment.items()),
@@ -76,7 +85,7 @@ def _use(catalog: CatalogItems, needs_code: bool) -> str:
     )
 
 
-def _results(figures: Figures, command: str) -> str:
+def _results(figures: Figures, command: str, overridden: bool | None) -> str:
     """Return the metrics of the exported seed, beside their means over all seeds if there are several."""
     seeds = sorted(figures.metrics)
     heads = ["metric", f"seed {figures.seed}"] + ([f"mean of {len(seeds)} seeds"] if len(seeds) > 1 else [])
@@ -84,7 +93,16 @@ def _results(figures: Figures, command: str) -> str:
     for name, value in figures.metrics[figures.seed].items():
         values = [figures.metrics[seed][name] for seed in seeds if name in figures.metrics[seed]]
         rows.append((name, f"{value:.6g}", *([f"{fmean(values):.6g}"] if len(seeds) > 1 else [])))
-    return f"## Results\n\nOn the test part of the data, by\n\n```\n{command}\n```\n\n{OVERRIDES}\n\n" + _table(heads, rows)
+    parts = ["## Results", "On the test part of the data, by", f"```\n{command}\n```", _about_command(command, overridden)]
+    return "\n\n".join([*filter(None, parts), _table(heads, rows)])
+
+
+def _about_command(command: str, overridden: bool | None) -> str:
+    """Return what the command of the row does not tell."""
+    if UNKNOWN_FUNCTION in command:
+        return f"The row was run by Python code, for which `{UNKNOWN_FUNCTION}` stands."
+    path = "The path is that of the author." if ".py:" in command else ""
+    return " ".join(filter(None, [path, OVERRIDES[overridden]]))
 
 
 def _license(data: str) -> str:

@@ -26,6 +26,7 @@ from genrec.written_files import check_replaceable, check_writable
 
 SHOWN_HISTORY = 10  # most recent items of a history that are printed
 MIN_TITLE = 20  # characters of a title where the terminal is narrow
+MAX_TITLE = 60  # characters of a title in a pipe
 ID_COLUMNS = ["item_id", "title", "interactions", "semantic_id"]  # the first columns of `TrainedRow.semantic_ids`
 MAX_CODES = 40  # characters of a Semantic ID on the screen
 
@@ -156,16 +157,15 @@ def _write_semantic_ids(row: TrainedRow, options: argparse.Namespace) -> None:
 
 
 def _print(table: DataFrame, options: argparse.Namespace) -> None:
-    """Print a table of items: as JSON with --json, else in columns that fit into the terminal; a pipe gets whole titles."""
+    """Print a table of items: as JSON with --json, else in columns that fit into the terminal; a pipe gets short titles."""
     if options.json:
         print(json.dumps(table.to_dict("records"), ensure_ascii=False, indent=1))
         return
     columns = {name: [_cell(name, value) for value in table[name]] for name in table.columns}
     widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
     room = shutil.get_terminal_size((0, 0)).columns if sys.stdout.isatty() else 0
-    if room:
-        others = sum(width + 2 for name, width in widths.items() if name != "title")
-        widths["title"] = min(widths["title"], max(MIN_TITLE, room - others - 1))
+    others = sum(width + 2 for name, width in widths.items() if name != "title")
+    widths["title"] = min(widths["title"], max(MIN_TITLE, room - others - 1) if room else MAX_TITLE)
     print("  ".join(_aligned(name, name, widths) for name in columns).rstrip())
     for cells in zip(*columns.values(), strict=True):
         print("  ".join(_aligned(name, cell, widths) for name, cell in zip(columns, cells, strict=True)).rstrip())

@@ -20,7 +20,7 @@ from genrec.serving.export_files import CARD, FORMAT, ITEMS, MODEL, SEMANTIC_IDS
 from genrec.serving.exported_rows import probe
 from genrec.serving.item_recommender import History
 from genrec.serving.model_card import Figures, model_card
-from genrec.serving.stored_rows import load_stored, run_command
+from genrec.serving.stored_rows import load_stored, run_command, was_overridden
 from genrec.serving.trained_rows import TrainedRow
 from genrec.store import file_hash, write_json
 from genrec.training.checkpoint import weights
@@ -120,7 +120,9 @@ def _write(row: TrainedRow, content: dict[str, Any], folder: Path) -> None:
     }
     write_json(folder / SETTINGS, add_hash(about))
     figures = Figures(row.seed, {int(seed): each["metrics"] for seed, each in content["seeds"].items()}, entry["environment"])
-    (folder / CARD).write_text(model_card(about, figures, catalog, type(items.specification).__name__), encoding="utf-8")
+    lacks_settings = was_overridden(content, row.seed)
+    card = model_card(about, figures, catalog, type(items.specification).__name__, lacks_settings)
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def _probe(row: TrainedRow) -> dict[str, list[Any]]:

@@ -80,8 +80,8 @@ def check_common_items(rows: Sequence[TrainedRow]) -> None:
 def server(app: ASGIApp, idle_seconds: float = IDLE_SECONDS, most: int = MAX_CONNECTIONS) -> uvicorn.Server:
     """Return a server for an application, with limits for its connections (`genrec.serving.connection_limits`).
 
-    h11 bounds the header of a request to 16 KiB; httptools has no bound. The backlog is also the number of connections that are
-    accepted at once. Warnings are not logged, because each malformed request causes one.
+    h11 refuses more than 16 KiB of a header that is not complete; the application refuses a longer one that is. The backlog is also
+    the number of connections that are accepted at once. Warnings are not logged, because each malformed request causes one.
     """
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol

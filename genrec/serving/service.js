@@ -35,6 +35,18 @@ function codes(item, shared) {
   return cell;
 }
 
+// Long titles are cut; the pointer shows the rest.
+const SHOWN_TITLE = 90;
+
+function titleOf(item) {
+  const letters = Array.from(item.title), shown = make("span", letters.length > SHOWN_TITLE ? letters.slice(0, SHOWN_TITLE - 1).join("") + "…" : item.title, "title");
+  if (letters.length > SHOWN_TITLE) shown.title = item.title;
+  return shown;
+}
+
+// Plain text within a sentence, where a control character of bidirectional text would turn what stands around it.
+function undirected(text) { return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, ""); }
+
 function button(text, label, act) {
   const made = make("button", text);
   made.type = "button";
@@ -45,7 +57,7 @@ function button(text, label, act) {
 
 function described(item, shared, tags) {
   const text = document.createElement("span");
-  if (item.title) text.append(make("span", item.title, "title"), " ");
+  if (item.title) text.append(titleOf(item), " ");
   text.append(make("span", item.item_id, "id"));
   [...(item.cold ? ["cold: no training interaction"] : []), ...tags].forEach((tag) => text.append(make("span", ` · ${tag}`, "tag")));
   if (item.codes) text.append(codes(item, shared));
@@ -167,9 +179,11 @@ async function start() {
     if (element("search").value) search();
     const notes = restore(link, about.max_n);
     if (linked.length) {
-      const found = await ask("items", posted({ ids: linked }));
+      const taken = linked.slice(-maxHistory);
+      if (taken.length < linked.length) notes.push(`The history of the link has ${linked.length} items; these are the newest ${taken.length}, as many as a history can have.`);
+      const found = await ask("items", posted({ ids: taken }));
       history_.push(...found.items);
-      if (found.unknown.length) notes.push(`The history of the link is shown without the items that are not known here: ${found.unknown.join(", ")}.`);
+      if (found.unknown.length) notes.push(`The history of the link is shown without the items that are not known here: ${undirected(found.unknown.join(", "))}.`);
     }
     element("linked").textContent = notes.join(" ");
     if (linked.length) showHistory();

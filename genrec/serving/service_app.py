@@ -6,10 +6,10 @@
     POST /items                {"ids": [ids]} -> the items that every row has, in this order, and the ids that are unknown
     POST /recommend            {"history": [ids, oldest first], "n": 10, "exclude_seen": false} -> a list of every row
 
-Errors are JSON, {"error": text}: 400 for wrong input, 408 for a body that arrives too slowly, 413 for one that is too large, 503 if
-too many requests wait for their answers, and 500 for an error of the service, with no detail: errors of genrec may name files of this
-machine. A `Host` header that names another host than this one gets 400, because a page of another site could otherwise reach the
-service under a name of its own (DNS rebinding). The service keeps nothing of a request.
+Errors are JSON, {"error": text}: 400 for wrong input, 408 for a body that arrives too slowly, 413 for one that is too large, 431 for a
+header that is too large, 503 if too many requests wait for their answers, and 500 for an error of the service, with no detail: errors
+of genrec may name files of this machine. A `Host` header that names another host than this one gets 400, because a page of another
+site could otherwise reach the service under a name of its own (DNS rebinding). The service keeps nothing of a request.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genrec.hashed_json import Listed, Optional, Shape, find_mismatch
+from genrec.serving.header_limit import with_short_header
 from genrec.serving.item_recommender import History
 from genrec.serving.trained_rows import TrainedRow
 from genrec.types import Baseline
@@ -63,6 +64,7 @@ def create_app(rows: Sequence[TrainedRow], hosts: Collection[str] = (), body_sec
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # their pages load scripts from elsewhere
     app.add_middleware(_with_whole_bodies, seconds=body_seconds, most=MAX_REQUESTS)
     app.add_middleware(_checking_host, hosts=frozenset(map(host_name, (*LOOPBACK, *hosts))))
+    app.add_middleware(with_short_header)
     html, policy = _page(rows)
     computing = Lock()  # a list uses all threads of torch; lists wait for each other
 

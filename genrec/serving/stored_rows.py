@@ -29,6 +29,8 @@ from genrec.store import Artifact
 from genrec.types import Baseline, Recommender
 from genrec.workspace import store
 
+UNKNOWN_FUNCTION = "FILE.py:FUNCTION"  # in the command of a row that was run by Python code
+
 
 def load_stored(name: str, seed: int | None = None, code: str | None = None, num_beams: int = 0) -> TrainedRow:
     """Load a row from its run file and artifacts.
@@ -128,7 +130,18 @@ def run_command(content: dict[str, Any], known: int, seed: int, portable: bool =
 
     With `portable`, the experiment's file is named without the folders of this machine.
     """
-    settings = training_hash(content["configuration"])
-    found = studies.of_run(studies.read_all(), content["name"], settings, known, run_files.present_settings)
-    where = next((study.name for study in found if ":" in study.name), "FILE.py:FUNCTION")
+    where = _study(content, known) or UNKNOWN_FUNCTION
     return command_line("run", portable_name(where) if portable else where, "--seeds", f"{seed},")
+
+
+def was_overridden(content: dict[str, Any], seed: int) -> bool | None:
+    """Return whether settings that the command of `run_command` lacks were given on the command line; None if it is not known."""
+    return studies.was_overridden(studies.read_all(), _study(content, seed), training_hash(content["configuration"]))
+
+
+def _study(content: dict[str, Any], seed: int) -> str:
+    """Return the FILE.py:FUNCTION by which a seed of a row was run, or ""."""
+    records, settings = studies.read_all(), training_hash(content["configuration"])
+    found = [study.name for study in studies.of_run(records, content["name"], settings, seed, run_files.present_settings)]
+    names = found or studies.of_baseline(records, content["name"], settings)
+    return next((name for name in names if ":" in name), "")

@@ -116,8 +116,8 @@ class TrainedRow:
             raise UsageError(
                 f"history must be a list of items, oldest first; a {type(history).__name__} has no such order, got {history!r}"
             )
-        if history is not None and (isinstance(history, str) or not isinstance(history, Iterable)):
-            raise UsageError(f"history must be a list of items, got {history!r}; write [{history!r}]")
+        if history is not None and (isinstance(history, str | bytes | bytearray) or not isinstance(history, Iterable)):
+            raise UsageError(f"history must be a list of items, got {history!r}; write [{as_text(history)!r}]")
         exclude = self.excludes_seen(exclude_seen)
         if user is not None:
             user = user_id(user, "user")
@@ -206,8 +206,8 @@ class TrainedRow:
         """
         from genrec.serving.bulk_lists import SCHEMA, lists_of, users_of
 
-        if users is not None and (isinstance(users, str) or not isinstance(users, Iterable)):
-            raise UsageError(f"recommend_users needs a list of user ids, got {users!r}; write [{users!r}]")
+        if users is not None and (isinstance(users, str | bytes | bytearray) or not isinstance(users, Iterable)):
+            raise UsageError(f"recommend_users needs a list of user ids, got {users!r}; write [{as_text(users)!r}]")
         wanted = None if users is None else [user_id(user, f"users[{place}]") for place, user in enumerate(users)]
         twice = [user for user, count in Counter(wanted or ()).items() if count > 1]
         if twice:
@@ -234,6 +234,11 @@ class TrainedRow:
                 "interactions": catalog.num_interactions[places],
             }
         )
+
+
+def as_text(value: object) -> object:
+    """Return bytes as text, for a message; other values as they are."""
+    return bytes(value).decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else value
 
 
 def user_id(user: object, name: str) -> str:

@@ -55,7 +55,7 @@ RANKING = Panel(
 )
 PREFERENCE = Panel(
     "Is the user's item preferred to the negatives?",
-    Axis(f"margin, {NATS}", rf"margin|{VALIDATION}margin(_part_\d+)?", span=1.0),
+    Axis(f"margin, {NATS}", rf"margin|{VALIDATION}margin(_part_\d+)?", span=0.1),
     Axis(
         "accuracy, share of pairs or users", rf"accuracy(_all)?|{VALIDATION}(preference|likelihood)_accuracy(_part_\d+)?", range=SHARES
     ),
@@ -76,7 +76,7 @@ RECALL = Panel(
 SPREAD = Panel(
     "Spread of the policy, and distance to SFT, on validation users",
     Axis(f"entropy, {NATS}", VALIDATION + "user_entropy", span=1.0),
-    Axis(f"KL divergence, {NATS}", VALIDATION + "kl_to_sft", span=1.0),
+    Axis(f"KL divergence, {NATS}", VALIDATION + "kl_to_sft", span=0.01),
 )
 GROUPS = Panel(
     "What trains the policy",

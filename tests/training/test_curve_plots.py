@@ -139,12 +139,13 @@ def test_sft_and_rows_with_different_sft_policies_have_no_sft_line(tmp_path: Pat
 
 
 def test_axes_are_not_scaled_to_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NDCG that varies by 0.001 fills a twentieth of its axis of 0.02; log-probabilities have 1 nat; shares 0 to 1."""
+    """NDCG that varies by 0.001 fills a twentieth of its axis of 0.02; log-probabilities have 1 nat, margins 0.1; shares 0 to 1."""
     noise = table([{"step": step, **dict.fromkeys(set(ALIGNED) - set(ERRORS), 0.5 + 0.001 * (step == 20))} for step in (0, 20, 40)])
     found = drawn(monkeypatch, {"row": [noise]}, tmp_path / "noise.png", "align", {})
     heights = {title: axes.get_ylim()[1] - axes.get_ylim()[0] for title, axes in found.items()}
     assert heights[curve_panels.RANKING.title] == pytest.approx(0.02)
-    assert heights[curve_panels.PREFERENCE.title] == pytest.approx(1)
+    assert heights[curve_panels.PREFERENCE.title] == pytest.approx(0.1)
+    assert heights[curve_panels.SPREAD.title] == pytest.approx(1)
     assert heights[curve_panels.PROBABILITY.title] == pytest.approx(1)
     low, high = found[curve_panels.NEGATIVES.title].get_ylim()
     assert low <= 0
