@@ -21,7 +21,7 @@ from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
-from genrec.plugin_source import name_with_place
+from genrec.plugin_source import components, name_with_place
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
 from genrec.preference.losses.log_ratios import at_least_float32
@@ -42,13 +42,21 @@ from genrec.types import (
     Policy,
     Reward,
     RowScores,
+    SamplerContext,
     SamplingPolicy,
     SequenceBatch,
     TrainingStep,
+    WholeItemSpecification,
     WindowBatch,
 )
 from genrec.types.objective import Targets
 from genrec.types.specification import check_at_least, check_types
+
+WITHOUT_REFERENCE = "ListPolicyGradient.kl {} needs a reference, which SFT has not; set kl to 0, or use it in an alignment"
+NOT_NORMALIZED = (
+    "ListPolicyGradient needs probabilities of items that add up to 1, and those over all codes add up to less; use it in an "
+    "alignment with align.normalize children, or with a policy that scores whole items, such as RPG"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,37 +111,48 @@ class ListPolicyGradient:
             )
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if `targets` is "all" and the policy is not causal, or if `feedback` needs labels that the split lacks."""
+        """Raise UsageError if the experiment lacks what the objective needs.
+
+        That is a causal policy for `targets` "all", labels for `feedback` "liked", a reference for `kl`, and probabilities of items
+        that add up to 1.
+        """
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
+        if self.kl and self in components(experiment.sft):
+            raise UsageError(f"{experiment.name}: {WITHOUT_REFERENCE.format(self.kl)}")
+        policy = experiment.policy
+        exact = isinstance(policy, WholeItemSpecification) and policy.scores_whole_items()
+        holding = [each for each in (experiment.sft, *experiment.alignments) if self in components(each)]
+        over_codes = [each for each in holding if getattr(each, "normalize", "codes") == "codes"]
+        if over_codes and experiment.tokenize is not None and not exact:
+            raise UsageError(f"{experiment.name}: {NOT_NORMALIZED}")
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise UsageError if the policy cannot draw lists."""
+        if context.policy is not None:
+            _check_draws_items(context.policy)
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
         check_sequence_policy(self, self.targets, context.policy)
-        _check_draws_lists(context.policy, context.normalize)
+        _check_draws_items(context.policy)
+        if context.normalize == "codes" and not isinstance(context.policy, CatalogPolicy):
+            raise UsageError(NOT_NORMALIZED)
         if self.kl and context.reference is None:
-            raise UsageError(
-                f"ListPolicyGradient.kl {self.kl} needs a reference, which SFT has not; set kl to 0, or use it in an alignment"
-            )
+            raise UsageError(WITHOUT_REFERENCE.format(self.kl))
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
         step = _ListStep(self, context)
         return TrainingStep(examples=examples, loss=step.loss, prepare=step.prepare, fault=step.rewards.fault)
 
 
-def _check_draws_lists(policy: Policy, normalize: Literal["codes", "children"]) -> None:
-    """Raise UsageError unless the policy draws items from probabilities that add up to 1 over the catalog."""
-    if isinstance(policy, CatalogPolicy) or (isinstance(policy, SamplingPolicy) and normalize == "children"):
-        return
-    if isinstance(policy, SamplingPolicy):
+def _check_draws_items(policy: Policy) -> None:
+    """Raise UsageError unless the policy draws items."""
+    if not isinstance(policy, (CatalogPolicy, SamplingPolicy)):
         raise UsageError(
-            "ListPolicyGradient needs probabilities of items that add up to 1; those over all codes add up to less. "
-            "Set align.normalize children"
+            f"ListPolicyGradient needs a policy that draws items (genrec.types.SamplingPolicy), such as Tiger or Gpt, or that scores "
+            f"the whole catalog (genrec.types.CatalogPolicy), such as SASRec, got {name_with_place(type(policy))}"
         )
-    raise UsageError(
-        f"ListPolicyGradient needs a policy that draws items (genrec.types.SamplingPolicy), such as Tiger or Gpt, or that scores the "
-        f"whole catalog (genrec.types.CatalogPolicy), such as SASRec, got {name_with_place(type(policy))}"
-    )
 
 
 class _Lists(NamedTuple):

@@ -16,7 +16,7 @@ from genrec import pipeline
 from genrec.baselines import SASRec
 from genrec.errors import UsageError
 from genrec.experiment import Align, Experiment, Optimization, Validation
-from genrec.model import Tiger
+from genrec.model import RPG, Tiger
 from genrec.objectives import ListPolicyGradient
 from genrec.preference.candidates.policy_scores import CatalogScores
 from genrec.preference.policy_gradient import GroupAdvantage, SiblingAdvantage, group_advantages
@@ -104,7 +104,7 @@ def row(policy: Any, steps: int, normalize: Any = "codes", **change: Any) -> Exp
         validation=Validation(every=10),
     )  # fmt: skip
     short = cyclic(steps=10)
-    tokenize = short.tokenize if isinstance(policy, Tiger) else None
+    tokenize = None if isinstance(policy, SASRec) else short.tokenize
     return replace(short, name="cyclic-lists", policy=policy, tokenize=tokenize, align=align)
 
 
@@ -131,9 +131,16 @@ def test_lists_become_better(policy: Any, steps: int, normalize: Any, targets: A
     assert (logged["kl"] >= 0).all()
 
 
-def test_probabilities_over_all_codes_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"add up to less\. Set align\.normalize children"):
-        pipeline.run(row(TIGER, 1))
+def test_probabilities_over_all_codes_are_refused_when_the_experiment_is_made() -> None:
+    with pytest.raises(UsageError, match=r"cyclic-lists: .* add up to less; use it in an alignment with align\.normalize children"):
+        row(TIGER, 1)
+    assert row(RPG(d_model=32, num_layers=1), 1).policy == RPG(d_model=32, num_layers=1)  # scores whole items
+
+
+def test_a_divergence_in_sft_is_refused_when_the_experiment_is_made() -> None:
+    sft = replace(cyclic().sft, objective=ListPolicyGradient())
+    with pytest.raises(UsageError, match=r"kl 0\.001 needs a reference, which SFT has not; set kl to 0"):
+        replace(cyclic(), sft=sft, align=None)
 
 
 @pytest.mark.parametrize(
