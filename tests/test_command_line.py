@@ -300,7 +300,7 @@ def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixt
         (["run", "mine.py:aligned", "--align.loss.loss.beta", "nan"], 2, "beta must be above 0 and finite, got nan"),
         (["run", "mine.py:sft", "stray"], 2, "expected an override"),
         (["run", "mine.py:sft", "--name", "../up"], 2, "name must be letters"),
-        (["run", "mine.py:nothing"], 2, "mine.py has no 'nothing'; it has: sft, slow"),
+        (["run", "mine.py:nothing"], 2, "mine.py has no 'nothing'; it has: sft, aligned, comparison"),
         (["run", "nowhere.py:sft"], 2, "there is no file nowhere.py"),
         (["run", "mine.py:algined"], 2, "did you mean 'aligned'?"),
         (["run", "mine.py"], 2, "for example: genrec run mine.py:sft"),

@@ -601,7 +601,8 @@ def test_a_short_name_that_is_not_unique_or_is_inside_a_tuple_is_explained(row: 
         (
             Supervised(),
             "--align.negatives",
-            "align.objective is Supervised, which has no field 'candidates'; add --align.objective PolicyGradient or Preference\n",
+            "align.objective is Supervised, which has no field 'candidates'; "
+            "add --align.objective PolicyGradient or Preference or PrefixContrast\n",
         ),
     ],
 )

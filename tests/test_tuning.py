@@ -456,7 +456,7 @@ def test_other_settings_start_again_only_on_request(
         (["mine.py:sft", "--policy.dropuot", "0"], 2, "the nearest: --policy.dropout"),
         (["mine.py:sft", "--trials", "0"], 2, "Tuning: trials must be an integer of 1 or more, got 0"),
         (["mine.py:sft", "--hours", "nan"], 2, "Tuning: hours must be above 0, got nan"),
-        (["mine.py:nothing"], 2, "mine.py has no 'nothing'; it has: quick, sft, slow"),
+        (["mine.py:nothing"], 2, "mine.py has no 'nothing'; it has: quick, sft, long"),
     ],
 )
 def test_what_is_refused(arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
