@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,7 +147,7 @@ class _PrefixStep:
 
 def prefix_counts(codes: Tensor) -> list[int]:
     """Return V_1..V_L, the numbers of different prefixes of Semantic IDs int64 [N, L]."""
-    return [len(codes[:, : level + 1].unique(dim=0)) for level in range(codes.shape[1])]
+    return [len(np.unique(codes[:, : level + 1].numpy(), axis=0)) for level in range(codes.shape[1])]
 
 
 def prefix_losses(target: Tensor, negatives: Tensor, differs: Tensor, prefixes: list[int] | None = None) -> Tensor:
