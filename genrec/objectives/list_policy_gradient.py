@@ -104,9 +104,9 @@ class ListPolicyGradient:
                 raise UsageError(
                     f"ListPolicyGradient.{name} must be a genrec.types.{kind.__name__}, such as {example}, got {given(value)}"
                 )
-        if isinstance(self.advantage, SiblingAdvantage):
+        if any(isinstance(each, SiblingAdvantage) for each in (self.advantage, *components(self.advantage))):
             raise UsageError(
-                "ListPolicyGradient.advantage SiblingAdvantage() compares codes, and a list has no Semantic ID; use GroupAdvantage() "
+                "ListPolicyGradient.advantage: SiblingAdvantage() compares codes, and a list has no Semantic ID; use GroupAdvantage() "
                 "or LeaveOneOutAdvantage()"
             )
 

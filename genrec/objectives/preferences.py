@@ -22,7 +22,7 @@ from genrec.objectives.supervised import check_causal, check_labels, check_seque
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
 from genrec.preference.candidate_contract import checked_proposals
-from genrec.preference.candidates import Pairs, Sampled
+from genrec.preference.candidates import Pairs, Rollouts, Sampled, Together
 from genrec.preference.losses import DPO, IPO, Anchored, ContinuedSFT, LevelWeighted, Smoothed, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
@@ -85,6 +85,11 @@ class Preference:
         if self.reward is not None and isinstance(self.candidates, CodeProposer) and self.candidates.proposes_codes():
             raise UsageError(UNRATED.format(self.candidates))
         _check_pairs(self.loss, self.candidates)
+        if isinstance(self.candidates, Rollouts) and self.chosen == "first":
+            raise UsageError(
+                f"Preference prefers the first candidate, got {self.candidates!r}, which lists the policy's own best item first; use "
+                "TopItems(...), which gives the target first, or chosen='best' with a reward"
+            )
         if isinstance(self.candidates, Pairs) and self.targets == "all":
             raise UsageError(
                 "Preference.targets 'all' trains on windows, but Pairs has rows of its own, with one target each; set targets one"
@@ -152,7 +157,7 @@ def _takes_one_negative(loss: PreferenceLoss) -> bool:
 
 def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:
     """Raise UsageError if the loss is DPO, which compares one pair, and the proposer gives more."""
-    if _takes_one_negative(loss) and isinstance(candidates, SizedProposer) and candidates.most_candidates() > 2:
+    if _takes_one_negative(loss) and _most_negatives(candidates) > 1:
         names = {each.name for each in fields(candidates)} if is_dataclass(candidates) else set[str]()
         advice = "let it give one"
         if "num_negatives" in names:
@@ -160,5 +165,12 @@ def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:
         elif "size" in names:
             advice = "set size to 2 (--align.size 2)"
         raise UsageError(
-            f"DPO takes one negative, got {candidates.most_candidates() - 1} from {candidates!r}; {advice}, or use SoftmaxDPO (S-DPO)"
+            f"DPO takes one negative, got {_most_negatives(candidates)} from {candidates!r}; {advice}, or use SoftmaxDPO (S-DPO)"
         )
+
+
+def _most_negatives(candidates: Proposer) -> int:
+    """Return the largest number of negatives of a row; a proposer that does not know counts one."""
+    if isinstance(candidates, Together):
+        return sum(map(_most_negatives, candidates.proposers))
+    return candidates.most_candidates() - 1 if isinstance(candidates, SizedProposer) else 1

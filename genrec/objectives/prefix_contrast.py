@@ -47,8 +47,8 @@ from genrec.types.specification import check_types
 class PrefixContrast:
     """Minimize `NLL + weight * sum over t of w_t L_t` (APAO, arXiv 2603.02730), in SFT or in an alignment; no reference is read.
 
-    With `lp_t(y)` the log-probability of the first t codes of item y, the target w and K negatives, each of which takes part at the
-    prefixes that it does not share with the target,
+    With `lp_t(y)` the log-probability of the first t codes of item y, the target w and K candidates, each of which takes part at the
+    prefixes that it does not share with the target (the target itself at none),
 
         L_t = -(1 / t) log [ exp lp_t(w) / (exp lp_t(w) + c_t sum over k of exp lp_t(k)) ],    t = 1..L, averaged over the rows
 
@@ -59,7 +59,7 @@ class PrefixContrast:
     The defaults are those of the authors' code: 100 uniform negatives, weight 0.1, eta 0.
     """
 
-    candidates: Proposer = field(default_factory=lambda: Sampled(Uniform(), 100))  # the target first, then the negatives
+    candidates: Proposer = field(default_factory=lambda: Sampled(Uniform(), 100))  # who proposes the negatives
     weight: NumberOrSchedule = 0.1  # weight of the contrast, 0 or more
     eta: float = 0.0  # how much more weight the prefix with the largest loss gets, 0 or more
     scaled: bool = True  # let the negatives stand for all prefixes of the catalog
@@ -74,8 +74,8 @@ class PrefixContrast:
             raise UsageError(f"PrefixContrast.candidates must be a proposer, such as Sampled(), got {given(self.candidates)}")
         if isinstance(self.candidates, Pairs) or (isinstance(self.candidates, CodeProposer) and self.candidates.proposes_codes()):
             raise UsageError(
-                f"PrefixContrast.candidates must be items beside the target of a row, got {self.candidates!r}; use Sampled(...), "
-                "TopItems(...), or Preference(candidates=...)"
+                f"PrefixContrast.candidates must be items for the rows of the training data, got {self.candidates!r}; "
+                "use Sampled(...), TopItems(...), or Preference(candidates=...)"
             )
 
     def check(self, experiment: Any) -> None:
@@ -130,7 +130,7 @@ class _PrefixStep:
             assert self.proposals.in_step is not None
             with plugin_errors.attribute_to(objective.candidates, f"while it proposed candidates in step {step}"):
                 candidates = self.check(self.proposals.in_step(rows, prepared.host.rows, step, scores), rows)
-        negatives = items_of(candidates)[:, 1:]
+        negatives = items_of(candidates)  # the target among them shares all of its codes, and so takes no part
         if candidates.rows is not None:
             negatives = negatives.masked_fill(~candidates.rows.unsqueeze(1), 0)
         items = torch.cat([rows.target.unsqueeze(1), negatives], 1)

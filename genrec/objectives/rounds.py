@@ -20,6 +20,7 @@ from genrec.objectives.preference_state import preference_states, save_together
 from genrec.objectives.preferences import Preference
 from genrec.objectives.prefix_contrast import PrefixContrast
 from genrec.objectives.supervised import Supervised
+from genrec.preference.candidates import Pairs
 from genrec.progress import say
 from genrec.types import Feedback, Objective, ObjectiveContext, StepFault, TrainingStep
 from genrec.types.specification import check_types
@@ -32,6 +33,10 @@ _LABELED = (
     ListPolicyGradient,
     PrefixContrast,
 )  # objectives that choose their targets by labels
+
+OWN_EXAMPLES = (
+    "Rounds.objectives train on the same batches, got {!r}, which has examples of its own; use a chain of alignments, align=(..., ...)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,9 @@ class Rounds:
             raise UsageError(
                 f"Rounds.steps must have a number of 1 or more for each of the {len(self.objectives)} objectives, got {self.steps}"
             )
+        for objective in self.objectives:
+            if isinstance(objective, Preference) and isinstance(objective.candidates, Pairs):
+                raise UsageError(OWN_EXAMPLES.format(objective))
         last = len(self.objectives)
         if self.refresh_before is not None and not -last <= self.refresh_before < last:
             raise UsageError(f"Rounds.refresh_before must be None or in {-last}..{last - 1}, got {self.refresh_before}")
@@ -77,10 +85,7 @@ class Rounds:
         steps = [build_step(objective, context) for objective in _with_one_feedback(self.objectives, context)]
         for objective, step in zip(self.objectives, steps, strict=True):
             if isinstance(step.examples, NumberedExamples) and step.examples.own:
-                raise UsageError(
-                    f"Rounds.objectives train on the same batches, got {objective!r}, which has examples of its own; use a chain of "
-                    "alignments, align=(..., ...)"
-                )
+                raise UsageError(OWN_EXAMPLES.format(objective))
         examples = [without_numbers(step.examples) for step in steps]
         lengths = {(type(each), len(each)) for each in examples}
         if len(lengths) > 1:

@@ -19,7 +19,7 @@ from genrec.experiment import Align, Experiment, Optimization, Validation
 from genrec.model import RPG, Tiger
 from genrec.objectives import ListPolicyGradient
 from genrec.preference.candidates.policy_scores import CatalogScores
-from genrec.preference.policy_gradient import GroupAdvantage, SiblingAdvantage, group_advantages
+from genrec.preference.policy_gradient import GroupAdvantage, SiblingAdvantage, WindowedAdvantage, group_advantages
 from genrec.preference.policy_gradient.list_log_prob import discounted_sum, list_log_prob
 
 Q = torch.tensor([0.5, 0.3, 0.15, 0.05])
@@ -151,6 +151,7 @@ def test_a_divergence_in_sft_is_refused_when_the_experiment_is_made() -> None:
         ({"kl": -1.0}, "kl must be"),
         ({"reward": 1}, "reward must be a genrec.types.Reward, such as Hit"),
         ({"advantage": GroupAdvantage}, "advantage must be a genrec.types.Advantage"),
+        ({"advantage": WindowedAdvantage(SiblingAdvantage())}, r"a list has no Semantic ID"),
         ({"advantage": SiblingAdvantage()}, r"a list has no Semantic ID; use GroupAdvantage\(\) or"),
     ],
 )

@@ -19,7 +19,7 @@ from genrec.experiment import SFT, Experiment
 from genrec.objectives import Preference, Rounds, Supervised
 from genrec.objectives.preferred_candidates import best_first
 from genrec.objectives.rows import places_of, rows_of
-from genrec.preference.candidates import Sampled, TopItems
+from genrec.preference.candidates import History, Rollouts, Sampled, Together, TopItems
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import DPO, KTO, Anchored, RecPO, SoftmaxDPO
 from genrec.preference.negatives import Uniform
@@ -124,6 +124,8 @@ def test_a_reward_chooses_in_training() -> None:
         ({"chosen": "best"}, r"chosen='best' needs rewards"),
         ({"likelihood": -1.0}, r"Preference\.likelihood must be 0 or more"),
         ({"loss": DPO(), "candidates": TopItems(size=16)}, r"DPO takes one negative, got 15 from TopItems\(.*; set size to 2 \("),
+        ({"loss": DPO(), "candidates": Together((TopItems(size=2), History(size=2)))}, r"DPO takes one negative, got 2 from Together"),
+        ({"candidates": Rollouts()}, r"lists the policy's own best item first; use TopItems\(\.\.\.\)"),
         ({"candidates": Uniform()}, r"Preference\.candidates must be a proposer, such as Sampled\(\)"),
         ({"targets": "some"}, r"Preference\.targets must be one of 'one', 'all'"),
     ],

@@ -18,7 +18,7 @@ from genrec.experiment import Align, Experiment, Optimization, Validation
 from genrec.model import RPG, Tiger
 from genrec.objectives import PrefixContrast, Supervised
 from genrec.objectives.prefix_contrast import prefix_counts, prefix_losses, prefix_weights
-from genrec.preference.candidates import InvalidIds, Sampled, TopItems
+from genrec.preference.candidates import InvalidIds, Rollouts, Sampled, TopItems
 from genrec.preference.negatives import Uniform
 
 TARGET = torch.tensor([[-0.5, -0.9, -0.4, -0.1]])
@@ -128,10 +128,12 @@ def test_prefixes_win_in_sft(targets: Any) -> None:
     assert found["validation_ndcg@10"].dropna().iloc[-1] > 0.2
 
 
-def test_an_alignment_takes_candidates_of_the_policy() -> None:
+@pytest.mark.parametrize("candidates", [TopItems(size=8), Rollouts(size=8)])
+def test_an_alignment_takes_candidates_of_the_policy(candidates: Any) -> None:
+    """The target first, or wherever the policy lists it: it is compared with all others."""
     short = cyclic(steps=10)
     align = Align(
-        PrefixContrast(weight=1.0, candidates=TopItems(size=8)), keep="last",
+        PrefixContrast(weight=1.0, candidates=candidates), keep="last",
         optimization=Optimization(max_steps=20, batch_size=32, learning_rate=2e-3), validation=Validation(every=10),
     )  # fmt: skip
     found = curves(replace(short, name="cyclic-prefixes-aligned", policy=TIGER, align=align), "align")
@@ -151,7 +153,7 @@ def test_a_policy_without_levels_is_refused() -> None:
         ({"weight": -1.0}, "weight must be"),
         ({"eta": -1.0}, "eta must be"),
         ({"candidates": Uniform()}, "candidates must be a proposer, such as Sampled"),
-        ({"candidates": InvalidIds()}, "candidates must be items beside the target of a row"),
+        ({"candidates": InvalidIds()}, "candidates must be items for the rows of the training data"),
     ],
 )
 def test_settings_without_meaning_are_refused(change: dict[str, Any], message: str) -> None:

@@ -24,7 +24,7 @@ from genrec.objectives import PolicyGradient, Preference, Rounds, Supervised
 from genrec.objectives.prepared_rows import mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.pipeline import run
-from genrec.preference.candidates import History, InvalidIds, Pairs
+from genrec.preference.candidates import History, InvalidIds, Pairs, Together, TopItems
 from genrec.preference.candidates.pair_rows import MAX_WEIGHT, MIN_WEIGHT
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
@@ -189,9 +189,11 @@ def test_equal_weights_change_nothing(tmp_path: Path) -> None:
 
 def test_objectives_that_cannot_use_a_file_refuse_it(tmp_path: Path) -> None:
     pairs = candidates_of("pairs", tmp_path)
-    rounds = Rounds(objectives=(Supervised(), Preference(candidates=pairs)), steps=(1, 1))
+    """When the objective is made, before any stage; of a proposer that is not a file it is known when the objective is built."""
     with pytest.raises(UsageError, match="which has examples of its own; use a chain of alignments"):
-        built_step(recipe(objective=rounds))
+        Rounds(objectives=(Supervised(), Preference(candidates=pairs)), steps=(1, 1))
+    with pytest.raises(UsageError, match="which has examples of its own; use it alone"):
+        Together((TopItems(), pairs))
     with pytest.raises(UsageError, match="lists candidates in their order; use Preference"):
         built_step(recipe(objective=PolicyGradient(candidates=pairs)))
 

@@ -14,6 +14,7 @@ from genrec.errors import UsageError, given
 from genrec.item_rows import repeated
 from genrec.objective_state import JoinedStates
 from genrec.preference.candidates.invalid_codes import repeated_codes
+from genrec.preference.candidates.pair_file import Pairs
 from genrec.preference.candidates.rollouts import Rollouts
 from genrec.preference.exclusions import representatives
 from genrec.types import (
@@ -28,6 +29,8 @@ from genrec.types import (
     SamplerContext,
     SequenceBatch,
 )
+
+OWN_EXAMPLES = "Together can't join {!r}, which has examples of its own; use it alone"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Together:
         if len(self.proposers) < 2:
             raise UsageError(f"Together.proposers needs two or more proposers, got {len(self.proposers)}")
         for number, proposer in enumerate(self.proposers):
+            if isinstance(proposer, Pairs):
+                raise UsageError(OWN_EXAMPLES.format(proposer))
             if isinstance(proposer, type) or not isinstance(proposer, Proposer):
                 raise UsageError(f"Together.proposers[{number}] must be a proposer, such as TopItems(), got {given(proposer)}")
             if isinstance(proposer, Rollouts):
@@ -140,7 +145,7 @@ def _build(proposer: Proposer, number: int, context: ObjectiveContext) -> Propos
     """Build a proposer whose frozen copies have names of their own."""
     part = proposer.build_proposals(context._replace(frozen_copy=lambda name: context.frozen_copy(f"{name} {number}")))
     if part.examples is not None:
-        raise UsageError(f"Together can't join {proposer!r}, which has examples of its own; use it alone")
+        raise UsageError(OWN_EXAMPLES.format(proposer))
     return part
 
 
