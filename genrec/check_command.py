@@ -14,7 +14,7 @@ from genrec import loading
 from genrec.baselines import SASRec
 from genrec.errors import GenrecError, UsageError
 from genrec.experiment import Align, Evaluate, Experiment
-from genrec.objectives import Preference
+from genrec.objectives import PolicyGradient, Preference
 from genrec.plugin_source import name_with_place, short
 from genrec.preference.candidates import Sampled
 from genrec.preference.negatives import FaissNeighbors, Filtered, Uniform
@@ -37,6 +37,8 @@ HOLDERS: dict[str, Callable[[Any], dict[str, Any]]] = {  # protocol -> the field
     "NegativeSampler": lambda sampler: {"align": Align(Preference(candidates=Sampled(sampler)))},
     "PreferenceLoss": lambda loss: {"align": Align(_preference(loss=loss))},
     "Reward": lambda reward: {"align": Align(Preference(reward=reward))},
+    "Advantage": lambda advantage: {"align": Align(PolicyGradient(advantage=advantage))},
+    "Surrogate": lambda surrogate: {"align": Align(PolicyGradient(surrogate=surrogate))},
     "CandidateFilter": lambda candidate_filter: {
         "align": Align(Preference(candidates=Sampled(Filtered(Uniform(), (candidate_filter,)))))
     },

@@ -20,6 +20,7 @@ from genrec.testing.metric_checks import check_metric, evaluated_world
 from genrec.testing.objective_checks import check_objective
 from genrec.testing.objective_worlds import objective_world
 from genrec.testing.policy_checks import check_policy
+from genrec.testing.policy_gradient_checks import check_advantage, check_surrogate
 from genrec.testing.proposer_checks import check_proposer
 from genrec.testing.quantizer_checks import check_quantizer
 from genrec.testing.reward_checks import check_reward
@@ -34,6 +35,7 @@ __all__ = [
     "Shop",
     "Taste",
     "batches_of",
+    "check_advantage",
     "check_baseline",
     "check_component",
     "check_encoder",
@@ -50,6 +52,7 @@ __all__ = [
     "check_sampler",
     "check_source",
     "check_split",
+    "check_surrogate",
     "encoder_world",
     "evaluated_world",
     "objective_world",

@@ -22,6 +22,7 @@ from genrec.testing.loss_checks import check_loss
 from genrec.testing.metric_checks import check_metric
 from genrec.testing.objective_checks import check_objective
 from genrec.testing.policy_checks import check_policy
+from genrec.testing.policy_gradient_checks import check_advantage, check_surrogate
 from genrec.testing.proposer_checks import check_proposer
 from genrec.testing.quantizer_checks import check_quantizer
 from genrec.testing.reward_checks import check_reward
@@ -31,6 +32,7 @@ from genrec.testing.specification_checks import MISSPELT, ContractError
 from genrec.testing.split_checks import check_split
 from genrec.types import (
     AdaptiveQuantizer,
+    Advantage,
     Baseline,
     CandidateFilter,
     CatalogQuantizer,
@@ -65,6 +67,7 @@ from genrec.types import (
     Source,
     Split,
     StreamedSource,
+    Surrogate,
     TieOrderingSplit,
     WholeItemSpecification,
 )
@@ -88,6 +91,8 @@ KINDS = (  # the first that fits; a quantizer has `fit` like a baseline
     Kind(NegativeSampler, "build(context)", lambda plugin, _: check_sampler(plugin)),
     Kind(PreferenceLoss, "__call__", lambda plugin, _: check_loss(plugin)),
     Kind(Reward, "rate", lambda plugin, _: check_reward(plugin)),
+    Kind(Advantage, "estimate(groups)", lambda plugin, _: check_advantage(plugin)),
+    Kind(Surrogate, "terms(log_probs, advantages)", lambda plugin, _: check_surrogate(plugin)),
     Kind(CandidateFilter, "refuse", lambda plugin, _: check_filter(plugin)),
     Kind(Source, "load", check_source),
     Kind(Split, "assign", lambda plugin, _: check_split(plugin)),
