@@ -24,8 +24,8 @@ install: $(VENV)/installed  ## create .venv and install genrec with the pinned v
 quickstart: $(VENV)/installed  ## install, run the quick start and print its table (about 7 minutes on 2 CPU cores)
 	$(BIN)/genrec run experiments/quickstart.py:comparison
 
-test: $(VENV)/installed-test  ## run the fast tests (about 9 minutes on 2 CPU cores)
-	@echo "Running the fast tests: about 9 minutes on 2 idle CPU cores, one process with one thread on each core, at most 8."
+test: $(VENV)/installed-test  ## run the fast tests (about 14 minutes on 2 CPU cores)
+	@echo "Running the fast tests: about 14 minutes on 2 idle CPU cores, one process with one thread on each core, at most 8."
 	$(TEST) -m "not slow and not gpu"
 
 test-slow: $(VENV)/installed-test  ## run every test that this machine can run
