@@ -66,7 +66,7 @@ def later() -> list[Experiment]:
 
 
 def later_last() -> list[Experiment]:
-    """Return the rows of `later` with the last ten events held out. Disliked events are candidates, but neither targets nor preferred."""
+    """Return the rows of `later` with the last ten events held out. Disliked events are never targets or preferred, but candidates."""
     base = movielens_tables.rpg("last")
     return seeds([base, movielens_tables.sft_liked(base), *_rated(base)])
 
