@@ -44,8 +44,8 @@ def test_the_loss_smooths_each_pair_by_the_probability_of_the_oracle() -> None:
     smoothing = (0.98 / (1 + torch.exp(scores[:, :1] - scores[:, 1:]))).clamp(max=0.49)
     pairs = torch.log1p(torch.exp(-margin)) + smoothing * margin
     present = prepared.candidates.mask[:, 1:]
-    expected = (torch.where(present, pairs, 0.0).sum(1) / present.sum(1)).mean()
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    expected = (torch.where(present, pairs, 0.0).sum(1) / present.sum(1)).mean().detach()
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
     assert float(smoothing[present].std()) > 0.01
 
 
