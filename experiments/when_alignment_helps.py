@@ -7,8 +7,7 @@
     genrec run experiments/when_alignment_helps.py:coverage        # popular negatives: coverage at an N@10 that is not inferior
 
 `--source.path` names a local copy of the data; `..._filtered` functions filter seen items and train nothing again. A loss of
-prefixes (APAO) against cross-entropy is in experiments/more_methods.py. RecPO with its own data is not here: it needs parts of genrec
-that do not exist yet.
+prefixes (APAO) against cross-entropy, and RecPO with its own data, are in experiments/more_methods.py.
 
 Endpoints, named before any of these rows was run; the reference is `continued` (or the stage's own control) and the tests are over
 users and five seeds, with Holm over the rows of the function:

@@ -18,9 +18,10 @@ from genrec.data.worlds import Taste, best_metrics
 from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
 from genrec.objectives import Preference, Supervised
-from genrec.preference.candidates import Sampled
-from genrec.preference.losses import DPO
-from genrec.preference.negatives import DislikedItems
+from genrec.preference.candidates import LaterItems, Sampled, Together
+from genrec.preference.losses import DPO, RecPO
+from genrec.preference.negatives import DislikedItems, Uniform
+from genrec.preference.rewards import StepDiscountedRating
 from genrec.tokenizer import RQKMeans
 from genrec.types import Objective
 
@@ -71,6 +72,29 @@ def test_a_preference_beats_continued_sft(shared_folder: Path, monkeypatch: pyte
     assert best.pairwise_accuracy > found[1]["pairwise_accuracy"]
     assert best.ndcg > found[1]["ndcg@10"]
     assert best.pair_users == found[0]["pair_users"]
+
+
+@pytest.mark.slow
+def test_recpo_on_later_items_beats_continued_sft(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best-rated of the next ten items over the others and ten sampled ones: liked above disliked, and more liked targets found.
+
+    Where this test was written: NDCG@10 0.148 against 0.119, pairwise accuracy 0.635 against 0.470.
+    """
+    monkeypatch.setenv("GENREC_HOME", str(shared_folder / "taste"))
+    preference = Preference(
+        loss=RecPO(beta=0.5, weight=0.5),
+        candidates=Together((LaterItems(size=10), Sampled(Uniform(), 10))),
+        reward=StepDiscountedRating(),
+        chosen="best",
+        likelihood=0.5,
+        targets="all",
+    )
+    found = []
+    for experiment in (aligned("control", Supervised(targets="all")), aligned("recpo", preference)):
+        artifacts = pipeline.run(experiment)
+        found.append(json.loads((artifacts["evaluate"].folder / "metrics.json").read_text()))
+    assert found[1]["pairwise_accuracy"] > found[0]["pairwise_accuracy"] + 0.1
+    assert found[1]["ndcg@10"] > found[0]["ndcg@10"] + 0.01
 
 
 @pytest.mark.slow

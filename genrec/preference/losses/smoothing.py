@@ -75,8 +75,8 @@ class RosePO:
     where the positive's is higher, and up to twice as much where the negative's is higher. For K negatives, the mean over the pairs.
     Without rewards (`align.objective.reward`) every pair has `label_smoothing`, which is cDPO.
 
-    Deviation: the paper trains an oracle that scores labels. Here any `Reward` does, and the formula for the smoothing is ours. With
-    `label_smoothing` near 0.5 it is the Bradley-Terry probability of a wrong label.
+    Deviation: the paper trains an oracle that scores labels. Here any `Reward` does, such as `BaselineScore(BPR(), reads="user")`, and
+    the formula for the smoothing is ours. With `label_smoothing` near 0.5 it is the Bradley-Terry probability of a wrong label.
     """
 
     beta: NumberOrSchedule = 0.1  # strength of the pull to the reference, above 0

@@ -87,7 +87,8 @@ class RecPO:
     """RecPO: S-DPO with a margin per negative, `log(1 + sum_k exp(gamma_k + beta (D_k - D_w)))`.
 
     Ouyang et al. 2025, arXiv 2506.02261. The margin is `gamma_k = weight * phi_w / phi_k` with phi > 0 from the rewards
-    (`align.objective.reward`, such as `RatingRecency`): the better the positive relative to a negative, the larger the margin. Any K.
+    (`align.objective.reward`, such as `StepDiscountedRating`): the better the positive relative to a negative, the larger the margin.
+    Any K.
     At the start the loss is `log(1 + sum_k exp(gamma_k))`, above ln(1 + K).
     """
 

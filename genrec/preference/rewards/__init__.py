@@ -5,7 +5,7 @@ function maps a batch and items int64 [B, M] to float32 [B, M] on the items' dev
 gets -inf.
 
 - The logged item: `Hit`, `PrefixMatch`, `RankPenalty`.
-- The user's ratings: `Rated`, `RatingRecency`.
+- The user's ratings: `Rated`, `RatingRecency`, `StepDiscountedRating`.
 - The item alone: `Popular`, `Novelty`. The item and the history: `Similarity`.
 - A model: `LogProbability` (the reference), `BaselineScore` (a baseline fitted on the training events), `PolicyScore` (another
   row's trained policy).
@@ -16,7 +16,7 @@ from genrec.preference.rewards.baseline_score import BaselineScore
 from genrec.preference.rewards.catalog_rewards import LogProbability, Novelty, Popular, Similarity
 from genrec.preference.rewards.logged_item_rewards import Hit, PrefixMatch, RankPenalty
 from genrec.preference.rewards.policy_score import PolicyScore
-from genrec.preference.rewards.rated_rewards import Rated, RatingRecency
+from genrec.preference.rewards.rated_rewards import Rated, RatingRecency, StepDiscountedRating
 from genrec.preference.rewards.reward_tables import checked_rating
 from genrec.preference.rewards.weighted_sum import WeightedSum
 
@@ -32,6 +32,7 @@ __all__ = [
     "Rated",
     "RatingRecency",
     "Similarity",
+    "StepDiscountedRating",
     "WeightedSum",
     "checked_rating",
 ]
