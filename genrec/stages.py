@@ -121,9 +121,9 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
 
     corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
-    policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
-    alignments = experiment.alignments
     data, held_out = partial(training_data, corpus, semantic_ids, parents), partial(held_out_events, corpus)
+    policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed, data)
+    alignments = experiment.alignments
     check_before_training(policy, experiment.evaluate, alignments, data, held_out)
 
     def alignment_data() -> AlignmentData:
