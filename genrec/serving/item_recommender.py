@@ -81,8 +81,8 @@ class ItemRecommender(NamedTuple):
     def table(self, history: History, n: int) -> DataFrame:
         """Return the list of one history: position, item_id, title, score, semantic_id with a tokenizer, cold.
 
-        The score is log p(item | history) of a policy, and a score of its own of a baseline or of `Liger` (cosine / temperature). With a
-        quota for cold items, theirs is the log-probability of all codes but the last. A cold item has no training interaction.
+        The score is log p(item | history) of a policy, and a score of its own of a baseline or of `Liger` (cosine / temperature). With
+        a quota, that of a cold item is the log-probability of all codes but the last. A cold item has no training interaction.
         """
         ranking = self.rank([history], n)
         scores = ranking.scores[0][ranking.items[0] > 0].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from genrec.types import Ranking
 ITEMS = 24
 CODES = torch.tensor([[a, b, c] for a in range(2) for b in range(3) for c in range(4)])  # four items share each prefix
 IDS = SemanticIds(CODES, (2, 3, 4))
+QUOTA = Evaluate(cutoffs=(1, 5), cold_quota=0.1)
 
 
 def ranked(items: list[int]) -> Ranking:
@@ -105,7 +107,7 @@ def brute_force(
         item: prefix[first[tuple(CODES[item - 1, :-1].tolist())] - 1] if item in cold else score for item, score in scores.items()
     }
     ordered = sorted(set(shown.values()))
-    assume(all(b - a > 1e-5 for a, b in zip(ordered, ordered[1:], strict=False)))  # rounding may not change the order
+    assume(all(b - a > 1e-5 for a, b in pairwise(ordered)))  # rounding may not change the order
     for item in sorted(scores, key=lambda item: (-shown[item], item)):
         if len(kept) < n and (item not in cold or len(cold & set(kept)) < places_for_cold(share, n)):
             kept.append(item)
@@ -152,7 +154,7 @@ def test_without_cold_items_lists_are_those_of_the_policy() -> None:
 
 def test_shared_semantic_ids_are_refused() -> None:
     ids = SemanticIds(torch.tensor([[0, 0], [0, 0], [1, 0]]))
-    with pytest.raises(UsageError, match="evaluate.cold_quota needs distinct Semantic IDs, but 2 items share theirs"):
+    with pytest.raises(UsageError, match=r"evaluate\.cold_quota needs distinct Semantic IDs, but 2 items share theirs"):
         ColdQuota(build(TIGER, ids), ids, torch.ones(4), 0.1)
 
 
@@ -160,11 +162,11 @@ def test_shared_semantic_ids_are_refused() -> None:
     ("change", "message"),
     [
         (
-            {"evaluate": Evaluate(cutoffs=(1, 5), cold_quota=0.1), "policy": Liger(num_beams=10)},
+            {"evaluate": QUOTA, "policy": Liger(num_beams=10)},
             "Liger ranks cold items by their vectors",
         ),
-        ({"evaluate": Evaluate(cutoffs=(1, 5), cold_quota=0.1), "policy": RPG()}, "RPG scores an item as one code"),
-        ({"evaluate": Evaluate(cutoffs=(1, 5), cold_quota=0.1), "tokenize": None}, "Tiger has no Semantic IDs with tokenize=None"),
+        ({"evaluate": QUOTA, "policy": RPG()}, "RPG scores an item as one code"),
+        ({"evaluate": QUOTA, "tokenize": None}, "Tiger has no Semantic IDs with tokenize=None"),
         ({"evaluate": Evaluate(cutoffs=(1, 5), cold_quota=1.5)}, "evaluate.cold_quota must be a share from 0 to 1, or None, got 1.5"),
         (
             {"evaluate": Evaluate(cutoffs=(1, 5), cold_quota=-0.1)},
