@@ -22,8 +22,12 @@ from genrec.baselines import Popularity
 from genrec.data.sources import Frames
 from genrec.data.splits import GlobalTemporal
 from genrec.embeddings import TfidfSvd
-from genrec.experiment import SFT, Evaluate, Experiment, Optimization, Tokenize, Validation
+from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Liger, Tiger
+from genrec.objectives import Preference
+from genrec.preference.candidates import Sampled
+from genrec.preference.losses import SoftmaxDPO
+from genrec.preference.negatives import Uniform
 from genrec.serving import export
 from genrec.tokenizer import RQKMeans
 
@@ -161,6 +165,20 @@ def test_the_lists_of_a_loaded_row_are_those_of_its_evaluation(tmp_path: Path, m
         numbers = stored.loc[stored["user"] == user, "item"]
         found = loaded.recommend(user=str(ids[user - 1]), n=10, before="test")
         assert found["item_id"].tolist() == [loaded.items.catalog.ids[number - 1] for number in numbers]
+
+
+def test_alignment_trains_the_decoder_and_keeps_the_dense_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objectives read `level_log_prob`; the encoder moves, and the dense head and its vectors stay."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    preferences = Preference(loss=SoftmaxDPO(), candidates=Sampled(Uniform(), 3))
+    optimization = Optimization(max_steps=5, batch_size=32, learning_rate=1e-3, warmup_steps=1)
+    align = Align(preferences, optimization=optimization, keep="last", validation=Validation(every=5))
+    artifacts = pipeline.run(replace(short(liger(), 5), align=align))
+    before, after = (load_file(artifacts[stage].folder / "policy.safetensors") for stage in ("sft", "align"))
+    assert {name for name, value in before.items() if not torch.equal(value, after[name])} == {
+        name for name in before if name.startswith("tiger.")
+    }
+    assert (artifacts["evaluate"].folder / "cold.parquet").is_file()
 
 
 @pytest.mark.slow

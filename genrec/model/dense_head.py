@@ -29,10 +29,12 @@ def cosine_loss(states: Tensor, vectors: Tensor, targets: Tensor, temperature: f
         unseen: bool [N], the items that are left out; None leaves out none.
 
     """
+    states, vectors = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (states, vectors))  # bfloat16 is too coarse
     states, vectors = normalize(states, dim=-1), normalize(vectors, dim=-1)
 
     def losses(states: Tensor, targets: Tensor) -> Tensor:
-        logits = states @ vectors.T / temperature
+        with torch.autocast(states.device.type, enabled=False):
+            logits = states @ vectors.T / temperature
         if unseen is not None:
             logits = logits.masked_fill(unseen, -torch.inf)
         return cross_entropy(logits, targets, reduction="none")

@@ -139,7 +139,7 @@ class LigerPolicy(nn.Module):
         """Return the states of whole histories int64 [B, T], of length 1: float32 [B, D]."""
         groups = length_groups(history)
         states = torch.cat([self.tiger.encode(history[rows, -longest:]).states[:, -1] for rows, longest in groups])
-        return normalize(states[torch.cat([rows for rows, _ in groups]).argsort()], dim=-1)
+        return normalize(states[torch.cat([rows for rows, _ in groups]).argsort()].float(), dim=-1)
 
     def score_items(self, user: Tensor, history: Tensor, items: Tensor) -> Tensor:
         """Return cosine / temperature of items int64 [B, M], float32 [B, M], -inf for item 0; `user` is not read."""

@@ -90,6 +90,15 @@ def test_many_rows_are_computed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(*(torch.autograd.grad(loss, states)[0] for loss in (chunked, whole)))
 
 
+def test_cosines_are_computed_in_float32() -> None:
+    """In bfloat16 a cosine has three digits, and divided by 0.07 an error of several hundredths."""
+    generator = torch.Generator().manual_seed(0)
+    states, items = torch.randn(9, 4, generator=generator), torch.randn(5, 4, generator=generator)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = cosine_loss(states, items, torch.arange(9) % 5, 0.07)
+    assert torch.equal(found, cosine_loss(states, items, torch.arange(9) % 5, 0.07))
+
+
 @pytest.mark.parametrize("history", ["codes", "items"])
 def test_sft_adds_both_losses(history: str) -> None:
     """The mean of -log p over targets and codes, and the mean over targets of -log softmax(cosine / .07) among the warm items."""
