@@ -101,4 +101,4 @@ class DenseHead(nn.Module):
             with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
                 self.read(torch.zeros(len(self.vectors), stored.shape[1], device=device), self.is_cold)
             self.layers.to(device)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -104,7 +104,7 @@ class LigerPolicy(nn.Module):
             return loss
         self._check_vectors()
         known = ~self.dense.is_cold[scored]
-        vectors = self.dense(torch.arange(1, len(self.dense.vectors), device=history.device))
+        vectors: Tensor = self.dense(torch.arange(1, len(self.dense.vectors), device=history.device))
         if not bool(known.any()):
             return loss + 0.0 * (states.sum() + vectors.sum())
         dense = cosine_loss(
@@ -181,7 +181,7 @@ class LigerPolicy(nn.Module):
     def item_vectors(self) -> Tensor:
         """Return the items' vectors in the space of states, float32 [N + 1, D], detached; row 0 is zero."""
         self._check_vectors()
-        vectors = self.dense(torch.arange(self.semantic_ids.items + 1, device=self.dense.vectors.device))
+        vectors: Tensor = self.dense(torch.arange(self.semantic_ids.items + 1, device=self.dense.vectors.device))
         vectors[0] = 0.0
         return vectors
 
