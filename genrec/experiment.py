@@ -27,7 +27,17 @@ from genrec.stage_names import align_stage, kind_of_stage, place_of
 from genrec.tokenizer import Tokenize
 from genrec.training.model_selection import Selection
 from genrec.training.recipes import SFT, Align, Optimization, Validation
-from genrec.types import Baseline, CheckedSpecification, ItemEncoder, NamesFiles, Objective, PolicySpecification, Source, Split
+from genrec.types import (
+    Baseline,
+    CheckedSpecification,
+    ItemEncoder,
+    NamesFiles,
+    Objective,
+    PolicySpecification,
+    Source,
+    Split,
+    VectorSpecification,
+)
 from genrec.types.specification import check_is, check_types
 
 if TYPE_CHECKING:
@@ -117,11 +127,16 @@ class Experiment:
         return self.align if isinstance(self.align, tuple) else (self.align,)
 
     @property
+    def sft_reads_vectors(self) -> bool:
+        """Whether SFT may read item vectors, for its objective or for the policy."""
+        return self.sft.reads_vectors or isinstance(self.policy, VectorSpecification)
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """The names of the stages that this experiment runs, in order."""
         if isinstance(self.policy, Baseline):
             return ("data", "evaluate")
-        embed = ("embed",) if self.tokenize is not None or self.alignments or self.sft.reads_vectors else ()
+        embed = ("embed",) if self.tokenize is not None or self.alignments or self.sft_reads_vectors else ()
         tokenize = ("tokenize",) if self.tokenize is not None else ()
         return ("data", *embed, *tokenize, "sft", *map(align_stage, range(len(self.alignments))), "evaluate")
 

@@ -1,8 +1,8 @@
 """The pipeline of one experiment: data -> embed -> tokenize -> sft -> align -> evaluate.
 
 `plan` returns the stages of an experiment with their keys, without running anything; `run` builds the artifacts that are missing.
-An experiment without a tokenizer has no tokenize stage and embeds items only for alignment, or for an SFT whose objective may read
-their vectors. A baseline has data and evaluate.
+An experiment without a tokenizer has no tokenize stage and embeds items only for alignment, or for an SFT whose objective or policy
+may read their vectors. A baseline has data and evaluate.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def plan(experiment: Experiment) -> list[Step]:
     policy = () if "sft" in names else ("policy",)  # a baseline is fitted in evaluation
     length = {"history_length": experiment.history_length}
     training = length | {"seed": experiment.seed}
-    vectors = ("embed",) if experiment.sft.reads_vectors else ()
+    vectors = ("embed",) if experiment.sft_reads_vectors else ()
     inputs: dict[str, tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]] = {  # fields, further settings, stages that it reads
         "data": (("source", "split"), {"seed": experiment.seed} if has_targets_per_seed(experiment) else {}, ()),
         "embed": (("embed",), {}, ("data",)),

@@ -26,6 +26,7 @@ from genrec.data.splits import PARTS
 from genrec.embeddings.vector_checks import check_vectors
 from genrec.errors import counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
+from genrec.evaluation.cold_quota import with_cold_quota
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.comparison.held_out_negatives import held_out_negatives
 from genrec.evaluation.comparison.preference_shares import preference_share
@@ -121,9 +122,9 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
 
     corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
-    policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
-    alignments = experiment.alignments
     data, held_out = partial(training_data, corpus, semantic_ids, parents), partial(held_out_events, corpus)
+    policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed, data)
+    alignments = experiment.alignments
     check_before_training(policy, experiment.evaluate, alignments, data, held_out)
 
     def alignment_data() -> AlignmentData:
@@ -200,7 +201,9 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     test = batches(select_users(tested, spec.max_users, "test"), spec.batch_size, device_of(recommender))
     seen_before = seen_items(corpus)
     seen = seen_before if spec.filter_seen else None
-    result = evaluate(recommender, test, spec, seen, shared, corpus.own_ids)
+    quota = spec.cold_quota if "sft" in experiment.stages else None
+    ranker = with_cold_quota(recommender, load_semantic_ids(corpus, parents), popularity, quota)
+    result = evaluate(ranker, test, spec, seen, shared, corpus.own_ids)
     if result.excluded_targets:
         say(f"evaluate: {counted(result.excluded_targets, 'user')} had already taken the target; filter_seen counts this as a miss")
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
@@ -226,7 +229,7 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     )
     measured = measure(evaluated, spec.metrics, list(metrics))
     further = users_without_target(corpus, "test", experiment.history_length, len(tested), spec.max_users)
-    disliked = disliked_without_target(recommender, corpus, "test", further, spec, seen)
+    disliked = disliked_without_target(ranker, corpus, "test", further, spec, seen)
     measured = measured if disliked is None else with_users(measured, *disliked)
     metrics |= user_counts(measured.counts)
     measured.per_user.to_parquet(folder / "user_metrics.parquet", index=False)

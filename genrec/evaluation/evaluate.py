@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
 from genrec.evaluation.cold_metrics import cold_metrics
+from genrec.evaluation.cold_quota import check_cold_quota
 from genrec.evaluation.scored_lists import ScoredLists, lists_of, naming, recommend_batch, score_lists
 from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user, semantic_id_values
 from genrec.own_ids import OwnIds
@@ -43,6 +44,7 @@ class Evaluate:
     max_users: int = 0  # test users, sampled once for all rows and seeds; 0 takes all
     batch_size: int = field(default=256, metadata=NOT_IN_KEY)  # users per batch, at least 1; does not change results
     metrics: tuple[EvaluationMetric, ...] = field(default=(), metadata=NEW_IN_KEY)  # such as `experiment.BEYOND_ACCURACY`
+    cold_quota: float | None = field(default=None, metadata=NEW_IN_KEY)  # largest share of a list for cold items, 0 to 1 (TIGER)
 
     def __post_init__(self) -> None:
         check_types(self, "evaluate")
@@ -65,7 +67,11 @@ class Evaluate:
             raise UsageError(f"evaluate.scoring 'exact' has no beams, got evaluate.num_beams = {self.num_beams}; leave it at 0")
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if the beam search has fewer beams than the items it must rank. Exact scoring ranks any number."""
+        """Raise UsageError if the beam search has fewer beams than the items it must rank, or the policy takes no quota.
+
+        Exact scoring ranks any number.
+        """
+        check_cold_quota(self.cold_quota, experiment)
         own = getattr(experiment.policy, "num_beams", None)
         if own is None:
             if self.num_beams and not isinstance(experiment.policy, Baseline):

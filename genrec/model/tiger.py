@@ -180,9 +180,12 @@ class TigerPolicy(nn.Module):
         parts, groups = [], length_groups(history)
         for rows, longest in groups:
             encoded = self.encode(history[rows, -longest:])
-            bias, mask = self.age_bias(encoded.age[None, :]), attention_mask(encoded.empty)
-            parts.append(self._score(tokens[rows], encoded, bias, mask, None if items is None else items[rows]))
+            parts.append(self.score_tokens(encoded, tokens[rows], None if items is None else items[rows]))
         return torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
+
+    def score_tokens(self, encoded: EncodedHistory, tokens: Tensor, items: Tensor | None = None) -> Tensor:
+        """Return the log-probabilities of tokens int32 [B, M, L] after whole histories, float32 [B, M, L]; `items` as in the trie."""
+        return self._score(tokens, encoded, self.age_bias(encoded.age[None, :]), attention_mask(encoded.empty), items)
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, L]; see `SequencePolicy`.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pandas as pd
 import torch
 from pandas import DataFrame
 from torch import Tensor
 
 from genrec.errors import InputError, UsageError, whole_number
+from genrec.evaluation.cold_quota import with_cold_quota
 from genrec.evaluation.scored_lists import naming, recommend_batch, score_lists
 from genrec.own_ids import OwnIds
 from genrec.policy_modules import device_of
@@ -40,6 +42,7 @@ class ItemRecommender(NamedTuple):
     history_length: int  # most recent items of a history that are read
     exactly: bool  # rank by the scores of all items (`ExactRecommender`), not by `recommend`
     num_beams: int  # length of the longest list; 0: any length
+    ranker: Recommender  # that makes the lists: the recommender, or with a quota for cold items (`Evaluate.cold_quota`)
 
     @classmethod
     def of_row(
@@ -54,8 +57,12 @@ class ItemRecommender(NamedTuple):
     ) -> ItemRecommender:
         """Return a recommender with the settings of its row's evaluation. A baseline prunes nothing, so it is asked for its list."""
         exactly = settings["evaluate.scoring"] == "exact" and not isinstance(specification, Baseline)
-        length = settings["history_length"]
-        return cls(name, specification, recommender, catalog, semantic_ids, length, exactly, 0 if exactly else beams)
+        length, quota = settings["history_length"], settings.get("evaluate.cold_quota")
+        ranker = recommender
+        if semantic_ids is not None and not isinstance(specification, Baseline):
+            popularity = torch.from_numpy(np.concatenate([[0], catalog.num_interactions]).astype(np.int64))
+            ranker = with_cold_quota(recommender, semantic_ids, popularity, quota)
+        return cls(name, specification, recommender, catalog, semantic_ids, length, exactly, 0 if exactly else beams, ranker)
 
     def rank(self, histories: Sequence[History], n: int) -> Ranking:
         """Return the `n` best items of each history, best first, on the CPU: item 0 where a list has no further item.
@@ -74,7 +81,8 @@ class ItemRecommender(NamedTuple):
     def table(self, history: History, n: int) -> DataFrame:
         """Return the list of one history: position, item_id, title, score, semantic_id with a tokenizer, cold.
 
-        The score is log p(item | history) of a policy, and a score of its own of a baseline. A cold item has no training interaction.
+        The score is log p(item | history) of a policy, and a score of its own of a baseline or of `Liger` (cosine / temperature). With
+        a quota, that of a cold item is the log-probability of all codes but the last. A cold item has no training interaction.
         """
         ranking = self.rank([history], n)
         scores = ranking.scores[0][ranking.items[0] > 0].tolist()
@@ -122,11 +130,11 @@ class ItemRecommender(NamedTuple):
         excluded = _padded([each.exclude for each in histories]).to(device) if any(len(each.exclude) for each in histories) else None
         batch = SequenceBatch(user, history, torch.zeros_like(user))
         if self.exactly:
-            ranking = cast(ExactRecommender, self.recommender).recommend_exactly(history, n, excluded)
+            ranking = cast(ExactRecommender, self.ranker).recommend_exactly(history, n, excluded)
         elif all(each.user for each in histories):
-            ranking = recommend_batch(self.recommender, batch, n, excluded)
+            ranking = recommend_batch(self.ranker, batch, n, excluded)
         else:
-            ranking = self.recommender.recommend(history, n, excluded)
+            ranking = self.ranker.recommend(history, n, excluded)
         ids = OwnIds(lambda number: f"(number {number} of the data)", lambda number: self.catalog.ids[number - 1])
         with naming(self.recommender):
             checked = score_lists(batch, ranking, n, excluded, None, ids)

@@ -69,6 +69,7 @@ from genrec.types import (
     StreamedSource,
     Surrogate,
     TieOrderingSplit,
+    VectorSpecification,
     WholeItemSpecification,
 )
 
@@ -106,7 +107,7 @@ KINDS = (  # the first that fits; a quantizer has `fit` like a baseline
 
 
 OPTIONAL: dict[str, tuple[type, ...]] = {  # protocol -> the protocols that its plug-ins may implement too
-    "PolicySpecification": (WholeItemSpecification,),
+    "PolicySpecification": (WholeItemSpecification, VectorSpecification),
     "Objective": (),
     "Proposer": (SizedProposer, CodeProposer),
     "Source": (StreamedSource, RatedSource),

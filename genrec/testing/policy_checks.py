@@ -19,6 +19,7 @@ from genrec.testing.sampling_checks import check_sampling
 from genrec.testing.sequence_loss_checks import check_sequence_loss
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.testing.value_forms import form_of
+from genrec.testing.vector_policy_checks import built, list_scores
 from genrec.testing.window_checks import check_windows
 from genrec.types import CatalogPolicy, LossPolicy, Policy, PolicySpecification, SequencePolicy, WholeItemSpecification
 
@@ -45,7 +46,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     - Log-probabilities are float32 [B, M, L], at most 0, -inf for candidate 0, and the probabilities of all items add up to at most 1.
     - A `CatalogPolicy` on several levels has L = 1, and a specification whose `scores_whole_items()` is true.
     - Results do not depend on padding, on the batch or on other candidates; evaluation keeps no state and draws no random numbers.
-    - Lists contain real, distinct, allowed items in the order of their scores, which equal `log_prob`.
+    - Lists contain real, distinct, allowed items in the order of their scores: `log_prob`, or `score_items` of an `ItemScorer`.
     - Gradients are finite.
     - `sequence_log_prob` of a `SequencePolicy` equals `level_log_prob` of every prefix, and so do `place_level_log_prob` of a
       `WindowPolicy`, `constrained_place_level_log_prob`, `catalog_log_prob` of a `CatalogPolicy` and `code_level_log_prob` of a
@@ -65,7 +66,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     with torch.no_grad():
         levels = _check_log_probs(trial)
         _check_independence(trial, levels)
-        check_rankings(name, trial.policy, trial.history, levels.sum(-1))
+        check_rankings(name, trial.policy, trial.history, list_scores(name, trial.policy, trial.history, levels.sum(-1)))
         check_sampling(name, trial.policy, trial.history, levels.sum(-1))
         _check_sequence(trial, specification)
         check_windows(name, trial.policy, trial.history, trial.semantic_ids)
@@ -109,12 +110,12 @@ def _catalog(sizes: tuple[int, ...]) -> SemanticIds:
     return SemanticIds(torch.stack(torch.unravel_index(flat, sizes), 1), sizes)
 
 
-def _build(specification: PolicySpecification, semantic_ids: SemanticIds, seed: int = 0) -> Policy:
-    """Build a policy with a seed and put it into evaluation mode; torch's generator is restored."""
+def _build(specification: PolicySpecification, semantic_ids: SemanticIds, seed: int = 0, read: bool = True) -> Policy:
+    """Build a policy with a seed and put it into evaluation mode; torch's generator is restored. For `read` see `built`."""
     name = type(specification).__name__
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = call_plugin(name, "build", lambda: specification.build(semantic_ids))
+        policy = call_plugin(name, "build", lambda: built(specification, semantic_ids, read))
     if not isinstance(policy, nn.Module) or not isinstance(policy, Policy):
         raise ContractError(
             f"{name}: build must return a torch.nn.Module with level_log_prob, log_prob and recommend; got {type(policy).__name__}"
@@ -266,7 +267,7 @@ def _check_sequence(trial: Trial, specification: PolicySpecification) -> None:
 
 def _check_weights(trial: Trial, specification: PolicySpecification, levels: Tensor) -> None:
     """Check that a policy of another seed gives the same results once it has loaded this one's state_dict."""
-    other = _build(specification, trial.semantic_ids, seed=1)
+    other = _build(specification, trial.semantic_ids, seed=1, read=False)
     cast(nn.Module, other).load_state_dict(_weights(trial.policy))
     _check_same(
         trial,

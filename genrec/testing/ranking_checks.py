@@ -21,9 +21,10 @@ Recommend = Callable[[Tensor, int, Tensor | None], Ranking]
 
 
 def check_rankings(name: str, policy: Policy, history: Tensor, log_probs: Tensor) -> None:
-    """Raise ContractError unless `recommend`, and `recommend_exactly` if there is one, agree with the items' log-probabilities.
+    """Raise ContractError unless `recommend`, and `recommend_exactly` if there is one, agree with the items' scores.
 
-    `log_probs`, float32 [B, 1 + N], holds those of all items for histories int64 [B, T]; column 0 is no item.
+    `log_probs`, float32 [B, 1 + N], holds those of all items for histories int64 [B, T], or the scores of an `ItemScorer`; column 0
+    is no item.
     """
     methods: list[tuple[str, Recommend, bool]] = [("recommend", policy.recommend, False)]
     if isinstance(policy, ExactRecommender):
@@ -49,7 +50,9 @@ def _checked_ranking(name: str, recommend: Recommend, history: Tensor, exclude: 
     items, scores = ranking
     difference = (scores - log_probs.gather(1, items)).masked_fill(items == 0, 0).abs().max()
     if not difference <= TOLERANCE:
-        raise ContractError(f"{name}: the score of an item must be its log_prob; they differ by up to {difference:g}")
+        raise ContractError(
+            f"{name}: the score of an item must be its log_prob, or that of score_items; they differ by up to {difference:g}"
+        )
     return ranking
 
 

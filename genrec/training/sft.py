@@ -19,13 +19,29 @@ from genrec.training.curves import OnRow
 from genrec.training.loop import Outcome, UserIds, Validate, train
 from genrec.training.model_selection import Selection
 from genrec.training.recipes import SFT
-from genrec.types import ExampleSource, ObjectiveContext, Policy, PolicySpecification, SamplerContext, TrainingStep
+from genrec.types import (
+    ExampleSource,
+    ObjectiveContext,
+    Policy,
+    PolicySpecification,
+    SamplerContext,
+    TrainingStep,
+    VectorSpecification,
+)
 
 
-def build_policy(specification: PolicySpecification, semantic_ids: SemanticIds, seed: int) -> Policy:
-    """Build an untrained policy with initial weights that depend on the seed alone. Torch's global generator is left unchanged."""
+def build_policy(
+    specification: PolicySpecification, semantic_ids: SemanticIds, seed: int, data: Callable[[], SamplerContext] | None = None
+) -> Policy:
+    """Build an untrained policy with initial weights that depend on the seed alone. Torch's global generator is left unchanged.
+
+    `data` reads the training data, for a `genrec.types.VectorSpecification`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "weights"))
+        if isinstance(specification, VectorSpecification) and data is not None:
+            known = data()
+            return specification.build_with_vectors(semantic_ids, known.vectors, known.popularity)
         return specification.build(semantic_ids)
 
 

@@ -102,6 +102,7 @@ from genrec.types.preference import (
 from genrec.types.specification import CheckedCatalog, CheckedData, CheckedSpecification, NamesFiles
 from genrec.types.tracking import TrackedRow, TrackedRun, Tracker
 from genrec.types.value_schedule import NumberOrSchedule, ValueSchedule
+from genrec.types.vector_specification import VectorSpecification
 from genrec.types.window_policy import CatalogPolicy, ConstrainedWindowPolicy, PlaceSearchPolicy, WindowPolicy
 
 __all__ = [
@@ -208,6 +209,7 @@ __all__ = [
     "UserRecommender",
     "ValueSchedule",
     "VectorPolicy",
+    "VectorSpecification",
     "WholeItemSpecification",
     "WindowBatch",
     "WindowPolicy",
