@@ -14,8 +14,8 @@ paper, and `continued-apao` takes the steps of the control with the contrast. Of
 `cl4srec` and `duorec` against SFT, with RPG and with SASRec (Holm over the four). Of `lettingo`: the same metric of `lettingo` and of
 `rlaif` against `continued` (Holm over the two); `lettingo-hit` shows how much of it the judge explains.
 
-`views` has the weight (0.1), the temperature (1) and the dot product of the papers for both policies, whose states have other norms
-than theirs. SFT trains on windows, so a step contrasts one history of each of its windows.
+`views` has the weight (0.1), the temperature (1) and the dot product of the papers for both policies, though their states have other
+norms. SFT trains on windows, so a step contrasts one history of each of its windows.
 
 `lettingo` departs from the paper: there a language model writes texts about a user, a frozen recommender that reads them judges them,
 and the best and the worst text are a pair. Here the candidates are the target and the 15 best other items of the policy. The judge is
@@ -24,8 +24,7 @@ once to all with a score lower by more than 0.05 (S-DPO), without a likelihood, 
 target, which makes it S-DPO on the policy's own items. `rlaif` gives the judge's scores to a policy gradient, beside the likelihood of
 the target; the judge of its papers is a language model. The policy of another row, here SASRec, judges in a row of its own:
 
-    genrec run experiments/more_methods.py:rlaif --align.objective.reward PolicyScore --align.objective.reward.artifact sft/KEY \\
-        --name ml100k-liked-rpg-rlaif-sasrec --seeds 5
+    genrec run experiments/more_methods.py:rlaif --align.reward PolicyScore --align.reward.artifact sft/KEY --name NAME --seeds 5
 
 Cost: not run yet. Results will stand in experiments/results.md.
 """

@@ -1,4 +1,4 @@
-"""Two views of a history, whose states `ViewContrast` compares: random augmentations, or two histories with the same target."""
+"""Two views of a history for `ViewContrast`, which compares their states: random augmentations, or histories with the same target."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Augmentations:
 
     Places and order are uniform. Deviation: a masked item becomes 0, no item (paper: a mask token with an embedding), since policies
     have no such token. `Tiger`, `Gpt` and `RPG` see the gap in the distances of the other items; `SASRec` and `GRU4Rec`, which count
-    the items before a place, read the history without the item. A view whose last items are masked ends before them.
+    the items before a place, read the history without the item. Where the last items are masked, the view ends before them.
     """
 
     crop: float = 0.6  # share of the items that stay, in (0, 1]
