@@ -17,7 +17,7 @@ EXAMPLES_AT_ONCE = 4096  # training examples that are read at once to find those
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentations:
-    """Augment each history twice, by two different ones of crop, mask and reorder (CL4SRec, arXiv 2010.14395, section 3.2).
+    """Augment each history twice, by two different ones of crop, mask and reorder (CL4SRec, arXiv 2010.14395).
 
     - crop: keep `max(1, floor(crop * n))` consecutive items of the n items;
     - mask: hide `floor(mask * n)` items;

@@ -53,7 +53,8 @@ class ViewContrast:
     `views=Augmentations()` is CL4SRec (arXiv 2010.14395), `views=SameTarget()` DuoRec (arXiv 2110.05730). The defaults are those of
     DuoRec's authors: weight 0.1, dot product, temperature 1. Deviations:
 
-    - Views of histories with the same target, or of the same user, are no negatives of each other. Papers: all 2 (B - 1) others.
+    - Views of histories with the same target, or of the same user, are no negatives of each other (DuoRec's code: all
+      2 (B - 1) other views are).
     - A row is a history with its target. With targets "all" a step draws one of the targets of each window, and the row is the history
       before it (CL4SRec: the whole sequence of a user).
     - Both views are passes of their own, beside that of the loss of SFT.
