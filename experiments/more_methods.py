@@ -5,13 +5,29 @@
     genrec run experiments/more_methods.py:later       # RecPO on the authors' data: a user's next ten items and their ratings
     genrec run experiments/more_methods.py:later_last  # the same with the last ten events held out, with metrics of preference
     genrec run experiments/more_methods.py:oracle      # RosePO: labels smoothed by a trained oracle, a BPR
+    genrec run experiments/more_methods.py:views       # CL4SRec and DuoRec: a contrast of views beside the likelihood, in SFT
+    genrec run experiments/more_methods.py:lettingo    # LettinGo and RLAIF: a frozen baseline judges the policy's own candidates
 
 `--source.path` names a local copy of the archive. Data, policies and recipes are those of experiments/movielens_tables.py (the last
 liked event held out); nothing is tuned. Five seeds.
 
 Endpoints, named before any of these rows was run: NDCG@10 on test, seen items kept, of `rec-r1` against `continued`, and of
 `apao` (SFT from the start) against SFT. The other rows say where a difference comes from: `rec-r1-alone` has no likelihood, as in the
-paper, and `continued-apao` takes the steps of the control with the contrast.
+paper, and `continued-apao` takes the steps of the control with the contrast. Of `views`: NDCG@10 on test, seen items kept, of each of
+`cl4srec` and `duorec` against SFT, with RPG and with SASRec (Holm over the four). Of `lettingo`: the same metric of `lettingo` and of
+`rlaif` against `continued` (Holm over the two); `lettingo-hit` shows how much of it the judge explains.
+
+`views` has the weight (0.1), the temperature (1) and the dot product of the papers for both policies, though their states have other
+norms. SFT trains on windows, so a step contrasts one history of each of its windows.
+
+`lettingo` departs from the paper: there a language model writes texts about a user, a frozen recommender that reads them judges them,
+and the best and the worst text are a pair. Here the candidates are the target and the 15 best other items of the policy. The judge is
+EASE, fitted on the training events, which scores them for the history and does not know the target. The best candidate is preferred at
+once to all with a score lower by more than 0.05 (S-DPO), without a likelihood, as in the paper. In `lettingo-hit` the judge is the
+target, which makes it S-DPO on the policy's own items. `rlaif` gives the judge's scores to a policy gradient, beside the likelihood of
+the target; the judge of its papers is a language model. The policy of another row, here SASRec, judges in a row of its own:
+
+    genrec run experiments/more_methods.py:rlaif --align.reward PolicyScore --align.reward.artifact sft/KEY --name NAME --seeds 5
 
 `later`: NDCG@10 of liked targets on test, seen items kept, of `recpo` against the stronger of `continued`, SFT on liked events and
 `continued-liked`. `recpo-target` prefers the logged item among the same candidates, and `sdpo-best` the best one without margins. In
@@ -28,15 +44,25 @@ from dataclasses import replace
 import movielens_tables
 import on_policy
 
-from genrec.baselines import BPR
+from genrec.baselines import BPR, EASE
 from genrec.data.splits import LeaveOneOut
 from genrec.experiment import Experiment, seeds
-from genrec.objectives import ListPolicyGradient, Preference, PrefixContrast
-from genrec.preference.candidates import LaterItems, Sampled, Together
+from genrec.objectives import (
+    Augmentations,
+    ListPolicyGradient,
+    PolicyGradient,
+    Preference,
+    PrefixContrast,
+    SameTarget,
+    ViewContrast,
+)
+from genrec.preference.candidates import LaterItems, Rollouts, Sampled, Together, TopItems
 from genrec.preference.losses import ConservativeDPO, RecPO, RosePO, SoftmaxDPO
 from genrec.preference.negatives import Uniform
-from genrec.preference.rewards import BaselineScore, StepDiscountedRating
-from genrec.types import Objective
+from genrec.preference.rewards import BaselineScore, Hit, StepDiscountedRating
+from genrec.types import HistoryViews, Objective, Reward
+
+JUDGE = BaselineScore(EASE(l2=100.0))
 
 
 def lists() -> list[Experiment]:
@@ -104,3 +130,38 @@ def oracle() -> list[Experiment]:
     alike = Preference(loss=ConservativeDPO(beta=0.5, label_smoothing=0.1), candidates=pairs, likelihood=1.0, targets="all")
     rows: dict[str, Objective] = {"continued": on_policy.WINDOWS, "rosepo": judged, "cdpo": alike}
     return seeds([base, *(on_policy.aligned(base, name, each, movielens_tables.STEPS) for name, each in rows.items())])
+
+
+def views() -> list[Experiment]:
+    """Return RPG and SASRec: SFT by the likelihood alone, with CL4SRec's augmentations, and with DuoRec's same-target views."""
+    methods: dict[str, HistoryViews] = {"cl4srec": Augmentations(), "duorec": SameTarget()}
+    rows = []
+    for base in (movielens_tables.rpg(), movielens_tables.sasrec(movielens_tables.rpg())):
+        rows.append(base)
+        for name, made in methods.items():
+            recipe = replace(base.sft, objective=ViewContrast(views=made, targets="all"))
+            rows.append(replace(base, name=f"{base.name.removesuffix('-sft')}-{name}", sft=recipe))
+    return seeds(rows)
+
+
+def lettingo() -> list[Experiment]:
+    """Return RPG: SFT, continued SFT, and preferences and rewards of EASE over the policy's own items."""
+    base = movielens_tables.rpg()
+    rows: dict[str, Objective] = {
+        "continued": on_policy.WINDOWS,
+        "lettingo": judged(JUDGE, min_gap=0.05),
+        "lettingo-hit": judged(Hit(), min_gap=0.5),
+    }
+    return seeds([base, *(on_policy.aligned(base, name, each, movielens_tables.STEPS) for name, each in rows.items()), rlaif()])
+
+
+def rlaif() -> Experiment:
+    """Return RPG aligned by a policy gradient with a judge's scores of its 16 best items as rewards."""
+    objective = PolicyGradient(candidates=Rollouts(size=16, by="top"), reward=JUDGE, gate=False, targets="all")
+    return on_policy.aligned(movielens_tables.rpg(), "rlaif", objective, movielens_tables.STEPS)
+
+
+def judged(judge: Reward, min_gap: float) -> Preference:
+    """Return the preference of the candidate that a judge scores best over those that it scores lower by more than a gap."""
+    candidates = TopItems(size=16, gate=False)
+    return Preference(loss=SoftmaxDPO(beta=1.0), candidates=candidates, reward=judge, chosen="best", min_gap=min_gap, targets="all")

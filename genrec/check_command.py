@@ -13,8 +13,8 @@ from torch import nn
 from genrec import loading
 from genrec.baselines import SASRec
 from genrec.errors import GenrecError, UsageError
-from genrec.experiment import Align, Evaluate, Experiment
-from genrec.objectives import PolicyGradient, Preference
+from genrec.experiment import SFT, Align, Evaluate, Experiment
+from genrec.objectives import PolicyGradient, Preference, ViewContrast
 from genrec.plugin_source import name_with_place, short
 from genrec.preference.candidates import Sampled
 from genrec.preference.negatives import FaissNeighbors, Filtered, Uniform
@@ -34,6 +34,7 @@ HOLDERS: dict[str, Callable[[Any], dict[str, Any]]] = {  # protocol -> the field
     "PolicySpecification": lambda policy: {"policy": policy},
     "Objective": lambda objective: {"align": Align(objective)},
     "Proposer": lambda proposer: {"align": Align(Preference(candidates=proposer))},
+    "HistoryViews": lambda views: {"sft": SFT(objective=ViewContrast(views=views))},
     "NegativeSampler": lambda sampler: {"align": Align(Preference(candidates=Sampled(sampler)))},
     "PreferenceLoss": lambda loss: {"align": Align(_preference(loss=loss))},
     "Reward": lambda reward: {"align": Align(Preference(reward=reward))},

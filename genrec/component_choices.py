@@ -22,6 +22,7 @@ from genrec.types import (
     Baseline,
     CandidateFilter,
     EvaluationMetric,
+    HistoryViews,
     ItemEncoder,
     ItemLoss,
     ItemVectors,
@@ -47,6 +48,7 @@ MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public mo
     Baseline: ("genrec.baselines",),
     ItemLoss: ("genrec.baselines",),
     Objective: ("genrec.objectives",),
+    HistoryViews: ("genrec.objectives",),
     Proposer: ("genrec.preference.candidates",),
     Advantage: ("genrec.preference.policy_gradient",),
     Surrogate: ("genrec.preference.policy_gradient",),
@@ -68,6 +70,7 @@ NAMES_IN_PAPERS = {  # in lower case without hyphens -> the public class
     **dict.fromkeys(("ecpo", "grpo", "dapo", "gspo", "rloo"), "PolicyGradient"),
     "recr1": "ListPolicyGradient",
     "apao": "PrefixContrast",
+    **dict.fromkeys(("cl4srec", "duorec"), "ViewContrast"),
 }
 
 

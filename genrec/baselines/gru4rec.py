@@ -57,6 +57,10 @@ class GRU4Rec:
         """Raise UsageError unless the experiment has no tokenizer."""
         item_policy.check_experiment("GRU4Rec", experiment)
 
+    def has_history_states(self) -> bool:
+        """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
+        return True
+
     def build(self, semantic_ids: SemanticIds) -> GRU4RecPolicy:
         """Return an untrained policy over all items."""
         return GRU4RecPolicy(self, item_policy.catalog_size("GRU4Rec", semantic_ids))
@@ -99,6 +103,10 @@ class GRU4RecPolicy(nn.Module):
         width = self.specification.hidden_size
         result: Tensor = self.query(states.gather(1, read.unsqueeze(-1).expand(-1, -1, width)))
         return result
+
+    def history_states(self, history: Tensor) -> Tensor:
+        """Return the state that scores the next item, float32 [B, D], of histories int64 [B, T]; see `genrec.types.HistoryStates`."""
+        return self.encode(history)[:, -1]
 
     def output_weights(self) -> Tensor:
         """Return the weights of all items in a score, float32 [N + 1, D]."""

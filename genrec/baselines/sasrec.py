@@ -60,6 +60,10 @@ class SASRec:
                 f"{experiment.history_length}; raise policy.max_positions"
             )
 
+    def has_history_states(self) -> bool:
+        """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
+        return True
+
     def build(self, semantic_ids: SemanticIds) -> SASRecPolicy:
         """Return an untrained policy over all items."""
         return SASRecPolicy(self, item_policy.catalog_size("SASRec", semantic_ids))
@@ -127,6 +131,10 @@ class SASRecPolicy(nn.Module):
             states = block(states, visible.unsqueeze(1))
         result: Tensor = self.norm(states)
         return result
+
+    def history_states(self, history: Tensor) -> Tensor:
+        """Return the state that scores the next item, float32 [B, D], of histories int64 [B, T]; see `genrec.types.HistoryStates`."""
+        return self.encode(history)[:, -1]
 
     def output_weights(self) -> Tensor:
         """Return the item embeddings, float32 [N + 1, D]."""

@@ -49,6 +49,10 @@ class DigitPolicy(nn.Module):
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories: float32 [X, M, m]; see `WindowPolicy`."""
         return self._level_log_prob(self.network.states_after(history, places), items)
 
+    def history_states(self, history: Tensor) -> Tensor:
+        """Return the state that scores the next item, float32 [B, D], of histories int64 [B, T]; see `genrec.types.HistoryStates`."""
+        return self.network.encode(history, 1)[:, -1]
+
     def item_vectors(self) -> Tensor:
         """Return the input vector of every item, float32 [N + 1, D], detached; row 0 is zero."""
         return self.network.item_vectors()

@@ -52,6 +52,10 @@ class Gpt:
         check_at_least(self, "policy", 0, "recency_positions")
         check_dropout(self.dropout, "policy")
 
+    def has_history_states(self) -> bool:
+        """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
+        return True
+
     def build(self, semantic_ids: SemanticIds) -> GptPolicy:
         """Return an untrained policy for these Semantic IDs."""
         return GptPolicy(self, semantic_ids)
@@ -194,6 +198,10 @@ class GptPolicy(nn.Module):
     def sample_items_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
         """Draw `n` distinct items after places; see `genrec.types.PlaceSearchPolicy`."""
         return semantic_id_policy.sample_items_after(self, history, places, n, exclude, generator)
+
+    def history_states(self, history: Tensor) -> Tensor:
+        """Return the state that scores the next item, float32 [B, D], of histories int64 [B, T]; see `genrec.types.HistoryStates`."""
+        return self._encode(history, num_states=1).states[:, -1]
 
     def item_vectors(self) -> Tensor:
         """Return the sum of each item's code embeddings, float32 [N + 1, D], detached; row 0 is zero."""

@@ -97,6 +97,10 @@ class RPG:
                 "tokenize.collisions append"
             )
 
+    def has_history_states(self) -> bool:
+        """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
+        return True
+
     def build(self, semantic_ids: SemanticIds) -> ParallelPolicy | DigitPolicy:
         """Return an untrained policy for these Semantic IDs."""
         if self.item_embedding and semantic_ids.collided:
@@ -163,6 +167,10 @@ class ParallelPolicy(nn.Module):
             return MAX_SCORES // self.network.row_size(num_candidates)
 
         return mean_item_loss(loss, score, rows, states, scored, num_items, generator)
+
+    def history_states(self, history: Tensor) -> Tensor:
+        """Return the state that scores the next item, float32 [B, D], of histories int64 [B, T]; see `genrec.types.HistoryStates`."""
+        return self.network.encode(history, 1)[:, -1]
 
     def item_vectors(self) -> Tensor:
         """Return the input vector of every item, float32 [N + 1, D], detached; row 0 is zero."""

@@ -68,6 +68,10 @@ class Tiger:
         """Return whether the policy is a `genrec.types.SequencePolicy`."""
         return self.encoder == "causal"
 
+    def has_history_states(self) -> bool:
+        """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
+        return True
+
     def build(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """Return an untrained policy for these Semantic IDs."""
         return TigerPolicy(self, semantic_ids)
@@ -280,6 +284,12 @@ class TigerPolicy(nn.Module):
     def sample_items_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
         """Draw `n` distinct items after places; see `genrec.types.PlaceSearchPolicy`."""
         return semantic_id_policy.sample_items_after(self, history, places, n, exclude, generator)
+
+    def history_states(self, history: Tensor) -> Tensor:
+        """Return the mean of the encoder's states, float32 [B, D], of histories int64 [B, T]; see `genrec.types.HistoryStates`."""
+        encoded = self.encode(history)
+        read = ~encoded.empty.unsqueeze(2)
+        return (encoded.states * read).sum(1) / read.sum(1).clamp(min=1)
 
     def item_vectors(self) -> Tensor:
         """Return the sum of each item's code embeddings, float32 [N + 1, D], detached; row 0 is zero."""

@@ -20,6 +20,7 @@ from genrec.objectives.preference_state import preference_states, save_together
 from genrec.objectives.preferences import Preference
 from genrec.objectives.prefix_contrast import PrefixContrast
 from genrec.objectives.supervised import Supervised
+from genrec.objectives.view_contrast import ViewContrast
 from genrec.preference.candidates import Pairs
 from genrec.progress import say
 from genrec.types import Feedback, Objective, ObjectiveContext, StepFault, TrainingStep
@@ -32,6 +33,7 @@ _LABELED = (
     PolicyGradient,
     ListPolicyGradient,
     PrefixContrast,
+    ViewContrast,
 )  # objectives that choose their targets by labels
 
 OWN_EXAMPLES = (

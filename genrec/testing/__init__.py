@@ -13,6 +13,7 @@ from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.component_checks import check_component
 from genrec.testing.encoder_checks import check_encoder, encoder_world
 from genrec.testing.filter_checks import check_filter
+from genrec.testing.history_checks import check_history_views
 from genrec.testing.item_loss_checks import check_item_loss
 from genrec.testing.item_vector_checks import check_item_vectors
 from genrec.testing.loss_checks import check_loss
@@ -40,6 +41,7 @@ __all__ = [
     "check_component",
     "check_encoder",
     "check_filter",
+    "check_history_views",
     "check_item_loss",
     "check_item_vectors",
     "check_loss",

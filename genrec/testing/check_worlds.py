@@ -74,9 +74,12 @@ class WorldPolicy(nn.Module):
 
     def _tables(self, history: Tensor) -> list[Tensor]:
         """Return the log-probabilities of each level's codes, float32 [B, size] each."""
+        return [log_softmax((self.history_states(history).unsqueeze(1) * table).sum(-1), 1) for table in self.codes]
+
+    def history_states(self, history: Tensor) -> Tensor:
+        """Return the mean vector of the items of histories int64 [B, T], float32 [B, D]."""
         read = (history > 0).unsqueeze(-1)
-        state = (self.vectors[history] * read).sum(1) / read.sum(1).clamp(min=1)
-        return [log_softmax((state.unsqueeze(1) * table).sum(-1), 1) for table in self.codes]
+        return (self.vectors[history] * read).sum(1) / read.sum(1).clamp(min=1)
 
     def code_level_log_prob(self, history: Tensor, places: Tensor, codes: Tensor) -> Tensor:
         """Return the log-probability of each code of sequences int64 [X, M, L], -1 for none, after places: float32 [X, M, L]."""

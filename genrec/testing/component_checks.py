@@ -16,6 +16,7 @@ from genrec.renamed import former_attribute
 from genrec.testing.baseline_checks import check_baseline
 from genrec.testing.encoder_checks import check_encoder
 from genrec.testing.filter_checks import check_filter
+from genrec.testing.history_checks import check_history_views
 from genrec.testing.item_loss_checks import check_item_loss
 from genrec.testing.item_vector_checks import check_item_vectors
 from genrec.testing.loss_checks import check_loss
@@ -45,6 +46,8 @@ from genrec.types import (
     DividingSplit,
     EvaluationMetric,
     FilteringSplit,
+    HistoryStatesSpecification,
+    HistoryViews,
     ItemEncoder,
     ItemLoss,
     ItemVectors,
@@ -88,6 +91,7 @@ class Kind(NamedTuple):
 KINDS = (  # the first that fits; a quantizer has `fit` like a baseline
     Kind(Objective, "build_step(context)", lambda plugin, _: check_objective(plugin)),
     Kind(Proposer, "build_proposals(context)", lambda plugin, _: check_proposer(plugin)),
+    Kind(HistoryViews, "build_views(context, examples)", lambda plugin, _: check_history_views(plugin)),
     Kind(PolicySpecification, "build(semantic_ids)", lambda plugin, _: check_policy(plugin)),
     Kind(NegativeSampler, "build(context)", lambda plugin, _: check_sampler(plugin)),
     Kind(PreferenceLoss, "__call__", lambda plugin, _: check_loss(plugin)),
@@ -107,7 +111,8 @@ KINDS = (  # the first that fits; a quantizer has `fit` like a baseline
 
 
 OPTIONAL: dict[str, tuple[type, ...]] = {  # protocol -> the protocols that its plug-ins may implement too
-    "PolicySpecification": (WholeItemSpecification, VectorSpecification),
+    "PolicySpecification": (WholeItemSpecification, VectorSpecification, HistoryStatesSpecification),
+    "HistoryViews": (),
     "Objective": (),
     "Proposer": (SizedProposer, CodeProposer),
     "Source": (StreamedSource, RatedSource),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from genrec.errors import GenrecError, UsageError
 from genrec.semantic_ids import SemanticIds
 from genrec.store import describe
+from genrec.testing.history_checks import check_history_states
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.ranking_checks import check_rankings
 from genrec.testing.sampling_checks import check_sampling
@@ -53,6 +54,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
       `CodePolicy`, with the same gradients. The probabilities of all items, or of all code sequences, add up to 1.
     - `sample_items` of a `SamplingPolicy` draws distinct allowed items by its probabilities; see `check_sampling`.
     - `recommend_after` and `sample_items_after` of a `PlaceSearchPolicy` equal `recommend` and `sample_items` of every prefix.
+    - `history_states` of a `HistoryStates` depends on the row's items alone; see `check_history_states`.
     - `sequence_loss` of a `LossPolicy` is a finite scalar with a gradient, or None; see `check_sequence_loss`.
 
     A policy that refuses Semantic IDs of three levels is checked with one level, in which item i has code i - 1.
@@ -72,6 +74,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
         check_windows(name, trial.policy, trial.history, trial.semantic_ids)
         _check_same(trial, "level_log_prob returns other values when it is called again", levels, _levels(trial))
         _check_weights(trial, specification, levels)
+    check_history_states(name, specification, trial.policy, trial.history)
     _check_gradients(trial)
     if isinstance(trial.policy, LossPolicy):
         causal = isinstance(trial.policy, SequencePolicy) and getattr(specification, "causal", False) is True

@@ -24,6 +24,7 @@ from genrec.types.data import (
 )
 from genrec.types.decoding import CodePolicy, Decoding, DecodingPolicy
 from genrec.types.evaluation import Evaluated, EvaluationMetric, HeldOutItems
+from genrec.types.history_states import HistoryStates, HistoryStatesSpecification, HistoryViews, TwoViews
 from genrec.types.items import (
     NO_TEXT,
     AdaptiveQuantizer,
@@ -141,6 +142,9 @@ __all__ = [
     "FrozenPolicy",
     "GroupLogProbs",
     "HeldOutItems",
+    "HistoryStates",
+    "HistoryStatesSpecification",
+    "HistoryViews",
     "ItemEncoder",
     "ItemLoss",
     "ItemSample",
@@ -206,6 +210,7 @@ __all__ = [
     "TrainedQuantizer",
     "TrainingExamples",
     "TrainingStep",
+    "TwoViews",
     "UserRecommender",
     "ValueSchedule",
     "VectorPolicy",
