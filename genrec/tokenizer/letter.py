@@ -81,8 +81,7 @@ class LETTER:
         points, num_items = as_points(vectors), len(items)
         if len(points) != num_items:
             raise UsageError(f"LETTER needs a vector for each of {num_items} items, got {len(points)} vectors")
-        known = torch.zeros(num_items, dtype=torch.bool)
-        known[torch.from_numpy(interactions["item"].to_numpy(np.int64)) - 1] = True
+        known = torch.from_numpy(np.isin(np.arange(1, num_items + 1), interactions["item"]))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         terms = LetterTerms(
             self._collaborative(items, interactions).to(device),
