@@ -1,5 +1,6 @@
 """Ablations: one choice is changed at a time, on MovieLens-100K, and the six that matter most on Amazon 2014 Beauty; three seeds.
 
+    genrec run experiments/ablations.py:learned_codes   # LETTER beside other codes of text, and codes of interactions; five seeds
     genrec run experiments/ablations.py:tokenizers      # RQ-VAE, RQ-KMeans, product quantization (OPQ) and random codes; TIGER
     genrec run experiments/ablations.py:codes           # levels and codes of TIGER's Semantic IDs
     genrec run experiments/ablations.py:digits          # digits and values of RPG's Semantic IDs
@@ -19,7 +20,9 @@ compared after SFT; all else after two epochs of alignment, against continued SF
 published for these data sets.
 
 Endpoint of each, named before the run: NDCG@10 on test, seen items kept, of every row against the first trained one, Holm over the
-function's rows. These are ablations of a fixed recipe: the best row of one is a hypothesis, no result.
+function's rows. Of `learned_codes`: `letter` against `rqvae`, the same autoencoder without LETTER's terms; the other rows place the
+difference, and each run prints the health of its Semantic IDs. These are ablations of a fixed recipe: the best row of one is a
+hypothesis, no result.
 
 Cost: not run yet. Results will stand in experiments/results.md.
 """
@@ -39,17 +42,17 @@ from genrec.experiment import Evaluate, Experiment, Tokenize, seeds
 from genrec.preference.candidates import History, Sampled, TopItems
 from genrec.preference.losses import SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbors, Popularity, Uniform
-from genrec.tokenizer import RQVAE, ProductQuantizer, RandomCodes, RQKMeans
+from genrec.tokenizer import LETTER, RQVAE, ProductQuantizer, RandomCodes, RQKMeans
 from genrec.types import ItemEncoder, Objective, Quantizer
 
 ITEMS = movielens_tables.ITEMS
 BEAUTY_ITEMS, BEAUTY_STEPS = 12_101, 2 * parallel.EPOCH
 
 
-def varied(base: Experiment, ablation: str, changes: Mapping[str, dict[str, object]]) -> list[Experiment]:
-    """Return a row with three seeds for each change of fields; `changes` names them."""
+def varied(base: Experiment, ablation: str, changes: Mapping[str, dict[str, object]], num_seeds: int = 3) -> list[Experiment]:
+    """Return a row with each seed for each change of fields; `changes` names them."""
     stem = base.name.removesuffix("-sft")
-    return seeds([replace(base, name=f"{stem}-{ablation}-{name}", **fields) for name, fields in changes.items()], 3)  # type: ignore[arg-type]
+    return seeds([replace(base, name=f"{stem}-{ablation}-{name}", **fields) for name, fields in changes.items()], num_seeds)  # type: ignore[arg-type]
 
 
 def aligned(base: Experiment, ablation: str, steps: int, objectives: Mapping[str, Objective]) -> list[Experiment]:
@@ -69,6 +72,26 @@ def tokenizers() -> list[Experiment]:
     return varied(
         movielens_tables.tiger(), "tokenizer", {name: {"tokenize": Tokenize(quantizer=each)} for name, each in chosen.items()}
     )
+
+
+def learned_codes() -> list[Experiment]:
+    """Return TIGER with codes of text by each tokenizer, with LETTER's terms together and alone, and with codes of interactions."""
+    text, taste = TfidfSvd(dim=256), Collaborative(dim=64)
+    autoencoder = RQVAE(num_levels=3, codebook_size=64, latent_dim=64, codebook_update="gradient")
+    kmeans, letter = RQKMeans(num_levels=3, codebook_size=64), LETTER(taste, autoencoder)
+    chosen: dict[str, tuple[ItemEncoder, Quantizer]] = {
+        "rqvae": (text, autoencoder),
+        "rqkmeans": (text, kmeans),
+        "opq": (text, ProductQuantizer(num_levels=3, codebook_size=64)),
+        "letter": (text, letter),
+        "letter-alignment": (text, replace(letter, diversity_weight=0)),
+        "letter-diversity": (text, replace(letter, alignment_weight=0)),
+        "letter-strong": (text, replace(letter, alignment_weight=1)),
+        "both": (Concatenated((text, taste)), kmeans),
+        "interactions": (taste, kmeans),
+    }
+    rows = {name: {"embed": encoder, "tokenize": Tokenize(each)} for name, (encoder, each) in chosen.items()}
+    return varied(movielens_tables.tiger(), "learned-codes", rows, 5)
 
 
 def codes() -> list[Experiment]:

@@ -15,10 +15,11 @@ from numpy import ndarray
 from stable_ids import stable_id
 from torch import Generator
 
+from genrec.embeddings import Collaborative
 from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.testing.quantizer_checks import check_quantizer, example_vectors
 from genrec.testing.specification_checks import ContractError
-from genrec.tokenizer import RQVAE, Imported, ProductQuantizer, RandomCodes, RQKMeans
+from genrec.tokenizer import LETTER, RQVAE, Imported, ProductQuantizer, RandomCodes, RQKMeans
 from genrec.types import Quantizer
 
 
@@ -59,6 +60,7 @@ class FittedSigns:
         return self.tensors
 
 
+SMALL_RQVAE = RQVAE(num_levels=2, codebook_size=8, hidden_dims=(16,), latent_dim=4, epochs=3, batch_size=64)
 OURS: list[Quantizer] = [
     RQKMeans(),
     RQKMeans(num_levels=1, codebook_size=5),
@@ -69,7 +71,8 @@ OURS: list[Quantizer] = [
     ProductQuantizer(num_levels=5, codebook_size=7, rotation=False),
     RandomCodes(),
     RandomCodes(num_levels=2, codebook_size=3),
-    RQVAE(num_levels=2, codebook_size=8, hidden_dims=(16,), latent_dim=4, epochs=3, batch_size=64),
+    SMALL_RQVAE,
+    LETTER(Collaborative(dim=4), replace(SMALL_RQVAE, codebook_update="gradient")),
     Signs(),
 ]
 

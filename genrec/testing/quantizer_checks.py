@@ -9,17 +9,27 @@ from functools import partial
 import numpy as np
 import torch
 from numpy import ndarray
+from pandas import DataFrame
 
 from genrec.errors import InputError, UsageError
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.testing.value_forms import form_of
-from genrec.types import AdaptiveQuantizer, CatalogQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
+from genrec.types import (
+    AdaptiveQuantizer,
+    CatalogQuantizer,
+    FittedQuantizer,
+    InteractionQuantizer,
+    ListedCodes,
+    PricedCodes,
+    Quantizer,
+)
 
 TIES = 0.02  # share of rows whose codes may change with the batch, because rounding moves rows at the border of two cells
 ALONE = 16  # rows that are also encoded one at a time
 ITEMS = 612  # items for which the sizes of an adaptive quantizer determine the number of example vectors
 COSTED = 32  # rows for which last-level costs are checked
+USER_EVENTS = 8  # items of each user of the synthetic interactions
 
 
 def check_quantizer(quantizer: Quantizer, vectors: ndarray | None = None, item_ids: Sequence[str] | None = None) -> None:
@@ -33,7 +43,8 @@ def check_quantizer(quantizer: Quantizer, vectors: ndarray | None = None, item_i
     - the state is a dict of NumPy arrays, and `restore` makes a quantizer with the same codes from it;
     - input vectors and global random state are unchanged;
     - vectors that are non-finite or of another width raise an `InputError`;
-    - `ListedCodes` and `PricedCodes` keep their additional contracts.
+    - `ListedCodes` and `PricedCodes` keep their additional contracts;
+    - an `InteractionQuantizer` is fitted with synthetic interactions, of which the last item has none.
 
     - `quantizer`: the specification.
     - `vectors`: float32 [N, D]; synthetic vectors by default.
@@ -65,6 +76,15 @@ def example_vectors(sizes: Sequence[int], seed: int = 0) -> ndarray:
     return (centers[source.integers(0, 12, count)] + 0.3 * source.normal(size=(count, width)) + 0.5).astype(np.float32)
 
 
+def example_interactions(count: int, seed: int = 0) -> tuple[DataFrame, DataFrame]:
+    """Return a catalog of `count` items and training interactions of users; the last item has none."""
+    random, users = np.random.default_rng(seed), max(1, count // 2)
+    items = DataFrame({"item_id": [f"{item:06}" for item in range(count)], "text": [f"item {item % 7}" for item in range(count)]})
+    user = np.repeat(np.arange(1, users + 1), USER_EVENTS)
+    events = {"user": user, "item": random.integers(1, max(2, count), len(user)), "time": np.arange(len(user))}
+    return items, DataFrame(events).astype("int64")
+
+
 def _level_sizes(quantizer: Quantizer, items: int) -> tuple[int, ...]:
     """Return the level sizes for this number of items, after a check of their type."""
     name = type(quantizer).__name__
@@ -82,6 +102,9 @@ def _fit(quantizer: Quantizer, vectors: ndarray, item_ids: Sequence[str] | None)
     if isinstance(quantizer, CatalogQuantizer) and item_ids is not None:
         ids = item_ids
         fitted = call_plugin(name, "fit_catalog", lambda: quantizer.fit_catalog(ids, vectors, generator))
+    elif isinstance(quantizer, InteractionQuantizer):
+        items, events = example_interactions(len(vectors))
+        fitted = call_plugin(name, "fit_interactions", lambda: quantizer.fit_interactions(vectors, items, events, generator))
     else:
         fitted = call_plugin(name, "fit", lambda: quantizer.fit(vectors, generator))
     if not isinstance(fitted, FittedQuantizer):

@@ -5,6 +5,7 @@ are added to a catalog later. The other names are quantizers.
 """
 
 from genrec.tokenizer.imported import Imported
+from genrec.tokenizer.letter import LETTER
 from genrec.tokenizer.product_quantizer import ProductQuantizer
 from genrec.tokenizer.random_codes import RandomCodes
 from genrec.tokenizer.rqkmeans import RQKMeans
@@ -13,6 +14,7 @@ from genrec.tokenizer.tokenize import Tokenize, Tokenized, extend, tokenize
 from genrec.tokenizer.tokenized_files import load_tokenized, save_tokenized
 
 __all__ = [
+    "LETTER",
     "RQVAE",
     "Imported",
     "ProductQuantizer",

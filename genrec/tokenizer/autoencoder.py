@@ -20,12 +20,14 @@ Gradient = Literal["straight-through", "rotation"]
 
 
 class Losses(NamedTuple):
-    """The loss of a batch, and the codes and residuals that update the codebooks."""
+    """The loss of a batch, the codes and residuals that update the codebooks, and the tensors that further terms read."""
 
     loss: Tensor  # float32 []
     codes: Tensor  # int64 [B, L]
     residuals: Tensor  # float32 [L, B, latent]  inputs of each level's quantization, detached
     reconstruction: Tensor  # float32 []  mean of |x - x'|^2 over the batch, detached
+    entries: Tensor  # float32 [L, B, latent]  the codebook entries of the codes, with the codebooks' gradient
+    quantized: Tensor  # float32 [B, latent]  their sum, with the latents' gradient: the input of the decoder
 
 
 class ResidualAutoencoder(nn.Module):
@@ -76,7 +78,7 @@ class ResidualAutoencoder(nn.Module):
         codebook = (residuals - entries).square().sum(2).sum(0)
         commitment = (latents - before - entries.detach()).square().sum(2).sum(0)
         loss = (reconstruction + codebook + commitment_weight * commitment).mean()
-        return Losses(loss, codes, residuals, reconstruction.detach().mean())
+        return Losses(loss, codes, residuals, reconstruction.detach().mean(), entries, passed)
 
 
 def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:

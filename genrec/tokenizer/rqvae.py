@@ -20,11 +20,10 @@ import torch
 from numpy import ndarray
 from torch import Generator, Tensor
 
-from genrec.errors import ArtifactError, NumericsError, UsageError
-from genrec.precision import Precision, resolve
-from genrec.progress import Progress
+from genrec.errors import ArtifactError, UsageError
+from genrec.precision import Precision
 from genrec.tokenizer.autoencoder import Gradient, ResidualAutoencoder, initialize
-from genrec.tokenizer.epoch_figures import EpochFigures
+from genrec.tokenizer.autoencoder_training import FurtherTerms, train_autoencoder
 from genrec.tokenizer.residual_quantization import (
     LARGEST_CODEBOOK,
     ROWS,
@@ -33,14 +32,12 @@ from genrec.tokenizer.residual_quantization import (
     automatic_size,
     check_at_least,
     check_codebook_size,
-    fit_codebooks,
     fitted_size,
     last_level_costs,
     quantize,
     sizes_of,
 )
 
-KMEANS_ITERATIONS = 25  # k-means iterations of the codebooks' initialization
 CHOICES = {
     "schedule": ("constant", "cosine"),
     "gradient": ("straight-through", "rotation"),
@@ -102,17 +99,7 @@ class RQVAE:
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedRQVAE:
         """Train on vectors float32 [N, D] with a CPU generator. torch's global generator is not used."""
-        points = as_points(vectors)
-        size = fitted_size(len(points), self.codebook_size, self.shrink)
-        model = ResidualAutoencoder(points.shape[1], self.hidden_dims, self.latent_dim, self.num_levels, size)
-        initialize(model, generator)
-        deviation = points.std(0, correction=0)
-        model.mean.copy_(points.mean(0))
-        model.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = model.to(device)
-        rows = _train(model, model.standardize(points.to(device)), self, generator)
-        return FittedRQVAE(model.cpu(), rows)
+        return fit_with_terms(self, vectors, generator)
 
     def restore(self, state: dict[str, ndarray]) -> FittedRQVAE:
         """Restore a fitted quantizer from its stored weights."""
@@ -171,114 +158,16 @@ class FittedRQVAE:
         return self.model.latents(self.model.standardize(vectors))
 
 
-def _train(model: ResidualAutoencoder, points: Tensor, specification: RQVAE, generator: Generator) -> list[dict[str, float]]:
-    """Train with AdamW on shuffled batches of standardized vectors. Restart unused codes after each epoch but the last.
-
-    Return a row of figures for each epoch.
-    """
-    order = torch.randperm(len(points), generator=generator)
-    _initialize_codebooks(model, points[order[: specification.batch_size].to(points.device)], generator)
-    model.codebooks.requires_grad_(specification.codebook_update == "gradient")
-    trainable = [each for each in model.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=specification.learning_rate, fused=True)
-    averages = MovingAverages(model.codebooks, specification.ema_decay) if specification.codebook_update == "ema" else None
-    size = model.codebooks.shape[1]
-    bf16 = resolve(specification.precision) == "bf16-mixed"
-    variance, rows_by_epoch = float(points.square().sum()) / len(points) or 1.0, []
-    with Progress("RQ-VAE epochs", specification.epochs) as progress:
-        for epoch in range(specification.epochs):
-            if epoch > 0:
-                order = torch.randperm(len(points), generator=generator)
-            figures = EpochFigures()
-            for step, rows in enumerate(torch.split(order.to(points.device), specification.batch_size)):
-                _set_rate(optimizer, specification, (epoch + step * specification.batch_size / len(points)) / specification.epochs)
-                with torch.autocast(points.device.type, torch.bfloat16, enabled=bf16):
-                    losses = model.losses(points[rows], specification.commitment_weight, specification.gradient)
-                optimizer.zero_grad()
-                losses.loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                if averages is not None:
-                    averages.update(losses.codes, losses.residuals)
-                figures.add(losses)
-            used = figures.used(size)
-            rows_by_epoch.append(figures.row(epoch + 1, used, variance))
-            mean = _check_finite(rows_by_epoch[-1]["loss"], epoch, specification)
-            if epoch + 1 < specification.epochs:
-                _restart_dead_codes(model, ~used, points, optimizer, averages, generator)
-            progress.advance(note=f"loss {mean:.4g}")
-    return rows_by_epoch
-
-
-def _check_finite(loss: float, epoch: int, specification: RQVAE) -> float:
-    """Return the loss. Raise `NumericsError` if it is non-finite."""
-    if not math.isfinite(loss):
-        raise NumericsError(
-            f"the RQ-VAE's loss is {loss} in epoch {epoch + 1} of {specification.epochs}: try a learning_rate below "
-            f"{specification.learning_rate}, or check the vectors for extreme values"
-        )
-    return loss
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, specification: RQVAE, done: float) -> None:
-    """Set the learning rate for the share `done` of the training, in [0, 1)."""
-    factor = (1 + math.cos(math.pi * done)) / 2 if specification.schedule == "cosine" else 1.0
-    for group in optimizer.param_groups:
-        group["lr"] = specification.learning_rate * factor
-
-
-class MovingAverages:
-    """Codebooks as exponential moving averages of the residuals that they quantize.
-
-    n_c = d n_c + (1-d) count_c, m_c = d m_c + (1-d) sum of residuals, e_c = m_c / n_c, with decay d (van den Oord et al. 2017,
-    1711.00937, appendix A.1). An unused code keeps its entry, because n_c and m_c decrease by the same factor.
-    """
-
-    def __init__(self, codebooks: Tensor, decay: float) -> None:
-        self.codebooks, self.decay = codebooks, decay
-        self.counts = torch.ones(codebooks.shape[:2], device=codebooks.device)
-        self.sums = codebooks.detach().clone()
-
-    @torch.no_grad()
-    def update(self, codes: Tensor, residuals: Tensor) -> None:
-        """Update the codebooks from a batch: codes int64 [B, L] and residuals float32 [L, B, latent]."""
-        for level, (code, residual) in enumerate(zip(codes.T, residuals, strict=True)):
-            count = torch.bincount(code, minlength=self.counts.shape[1]).float()
-            total = torch.zeros_like(self.sums[level]).index_add_(0, code, residual)
-            self.counts[level].lerp_(count, 1 - self.decay)
-            self.sums[level].lerp_(total, 1 - self.decay)
-            self.codebooks[level] = self.sums[level] / self.counts[level].clamp(min=1e-12).unsqueeze(1)
-
-    def restart(self, dead: Tensor) -> None:
-        """Reset the averages of the codes marked in `dead`, bool [L, C], to their current entries."""
-        self.counts[dead] = 1.0
-        self.sums[dead] = self.codebooks.detach()[dead]
-
-
-def _initialize_codebooks(model: ResidualAutoencoder, batch: Tensor, generator: Generator) -> None:
-    """Initialize the codebooks with residual k-means of the first batch's latents."""
-    levels, size, _ = model.codebooks.shape
-    with torch.no_grad():
-        latents = model.latents(batch).cpu()
-        model.codebooks.copy_(fit_codebooks(latents, levels, size, KMEANS_ITERATIONS, generator))
-
-
-def _restart_dead_codes(
-    model: ResidualAutoencoder,
-    dead: Tensor,
-    points: Tensor,
-    optimizer: torch.optim.Optimizer,
-    averages: MovingAverages | None,
-    generator: Generator,
-) -> None:
-    """Move the codes marked in `dead`, bool [L, C], to residuals of random items, and reset their optimizer state and averages."""
-    if not dead.any():
-        return
-    with torch.no_grad():
-        rows = torch.randperm(len(points), generator=generator)[: dead.shape[1]].to(points.device)
-        _, residuals = quantize(model.latents(points[rows]), model.codebooks)
-        model.codebooks[dead] = residuals[dead]
-        for state in optimizer.state[model.codebooks].values():
-            if state.shape == model.codebooks.shape:
-                state[dead] = 0
-        if averages is not None:
-            averages.restart(dead)
+def fit_with_terms(specification: RQVAE, vectors: ndarray, generator: Generator, further: FurtherTerms | None = None) -> FittedRQVAE:
+    """Return the RQ-VAE fitted to vectors float32 [N, D] with further terms in its loss."""
+    points = as_points(vectors)
+    size = fitted_size(len(points), specification.codebook_size, specification.shrink)
+    model = ResidualAutoencoder(points.shape[1], specification.hidden_dims, specification.latent_dim, specification.num_levels, size)
+    initialize(model, generator)
+    deviation = points.std(0, correction=0)
+    model.mean.copy_(points.mean(0))
+    model.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device)
+    rows = train_autoencoder(model, model.standardize(points.to(device)), specification, generator, further)
+    return FittedRQVAE(model.cpu(), rows)

@@ -27,7 +27,15 @@ from genrec.tokenizer.health_bounds import health_warnings
 from genrec.tokenizer.imported import Imported
 from genrec.tokenizer.random_codes import RandomCodes
 from genrec.tokenizer.rqkmeans import RQKMeans
-from genrec.types import AdaptiveQuantizer, CatalogQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
+from genrec.types import (
+    AdaptiveQuantizer,
+    CatalogQuantizer,
+    FittedQuantizer,
+    InteractionQuantizer,
+    ListedCodes,
+    PricedCodes,
+    Quantizer,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -86,13 +94,14 @@ def tokenize(
 
     - `vectors`: float32 [N, D].
     - `items`: the catalog (item_id, text, ...; row i is item i + 1), for category purity. Required by quantizers that look codes up
-      by item id.
-    - `interactions`: *training* interactions (user, item), for co-occurrence. Required by `fit_on="trained"`.
+      by item id or read interactions.
+    - `interactions`: *training* interactions (user, item), for co-occurrence. Required by `fit_on="trained"` and by quantizers that
+      read them.
     - `warn`: give the `health_warnings`; False if the caller reports them.
     """
     fitted = _fitted_rows(len(vectors), specification, interactions)
     specification = specification.for_items(len(fitted))
-    quantizer = _fit(vectors[fitted], specification, None if items is None else items["item_id"].iloc[fitted].tolist())
+    quantizer = _fit(vectors[fitted], specification, fitted, items, interactions)
     sizes = specification.quantizer.level_sizes()
     codes = _codes_of(quantizer, vectors[fitted], sizes, specification)
     semantic_ids = _separate(codes, vectors[fitted], quantizer, specification)
@@ -150,14 +159,22 @@ def _fitted_rows(count: int, specification: Tokenize, interactions: DataFrame | 
     return np.unique(interactions["item"].to_numpy(np.int64)) - 1
 
 
-def _fit(vectors: ndarray, specification: Tokenize, item_ids: list[str] | None) -> FittedQuantizer:
-    """Fit the quantizer with its seed."""
+def _fit(
+    vectors: ndarray, specification: Tokenize, fitted: ndarray, items: DataFrame | None, interactions: DataFrame | None
+) -> FittedQuantizer:
+    """Fit the quantizer with its seed to vectors float32 [M, D] of the rows `fitted`, int64 [M]."""
     quantizer, generator = specification.quantizer, torch.Generator().manual_seed(specification.seed)
+    name = type(quantizer).__name__
+    if isinstance(quantizer, InteractionQuantizer):
+        if items is None or interactions is None:
+            raise UsageError(f"{name} reads training interactions: pass items and interactions to tokenize")
+        known = interactions.assign(item=np.searchsorted(fitted, interactions["item"].to_numpy(np.int64) - 1) + 1)
+        return quantizer.fit_interactions(vectors, items.iloc[fitted].reset_index(drop=True), known, generator)
     if not isinstance(quantizer, CatalogQuantizer):
         return quantizer.fit(vectors, generator)
-    if item_ids is None:
-        raise UsageError(f"{type(quantizer).__name__} looks codes up by item id: pass items with a column item_id to tokenize")
-    return quantizer.fit_catalog(item_ids, vectors, generator)
+    if items is None:
+        raise UsageError(f"{name} looks codes up by item id: pass items with a column item_id to tokenize")
+    return quantizer.fit_catalog(items["item_id"].iloc[fitted].tolist(), vectors, generator)
 
 
 def _codes_of(quantizer: FittedQuantizer, vectors: ndarray, sizes: tuple[int, ...], specification: Tokenize) -> Tensor:

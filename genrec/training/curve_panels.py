@@ -92,12 +92,17 @@ TOKENIZER_ERROR = Panel(
     "What the codes lose (lower is better)",
     Axis("share of the variance, or of the items", "reconstruction|collided", range=SHARES),
 )
+TOKENIZER_TERMS = Panel(
+    "Terms of LETTER, without their weights (lower is better)",
+    Axis("alignment, nats per item", "alignment", span=0.1),
+    Axis("diversity, nats per item, sum over levels", "diversity", span=0.1),
+)
 USAGE = Panel("Codes in use, by level", Axis("share of the codes", r"usage_level_\d+", range=SHARES))
 
 DEFAULT = {  # stage -> the panels of its picture
     "align": (RANKING, REWARD, RECALL, SPREAD, PREFERENCE, PROBABILITY, GROUPS, NEGATIVES, SCHEDULES),
     "sft": (SFT_LOSS, RANKING),
-    "tokenize": (TOKENIZER_LOSS, TOKENIZER_ERROR, USAGE),
+    "tokenize": (TOKENIZER_LOSS, TOKENIZER_ERROR, TOKENIZER_TERMS, USAGE),
 }
 ALL = (
     RANKING,
@@ -119,6 +124,7 @@ ALL = (
     ),
     Panel("Unconstrained samples that are an item", Axis("share of samples", VALIDATION + "valid_share", range=SHARES)),
     TOKENIZER_ERROR,
+    TOKENIZER_TERMS,
     USAGE,
 )
 

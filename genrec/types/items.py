@@ -117,3 +117,15 @@ class CatalogQuantizer(Quantizer, Protocol):
     def fit_catalog(self, item_ids: Sequence[str], vectors: ndarray, generator: Generator) -> FittedQuantizer:
         """Train like `fit`; `item_ids[i]` is the id of row i."""
         ...
+
+
+@runtime_checkable
+class InteractionQuantizer(Quantizer, Protocol):
+    """A quantizer that is trained with the training interactions, such as one that aligns codes with a second item encoder."""
+
+    def fit_interactions(self, vectors: ndarray, items: DataFrame, interactions: DataFrame, generator: Generator) -> FittedQuantizer:
+        """Train like `fit`; row i of vectors and of `items` is item i + 1 of the training interactions.
+
+        The fitted quantizer encodes vectors alone, so that items without interactions get codes too.
+        """
+        ...

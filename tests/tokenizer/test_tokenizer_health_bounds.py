@@ -137,7 +137,8 @@ def test_figures_of_an_epoch_by_hand() -> None:
     """
     epoch = EpochFigures()
     for loss, error, codes in ((3.0, 1.0, [[0, 2], [1, 2]]), (6.0, 4.0, [[0, 2]])):
-        epoch.add(Losses(torch.tensor(loss), torch.tensor(codes), torch.zeros(2, len(codes), 3), torch.tensor(error)))
+        entries = torch.zeros(2, len(codes), 3)
+        epoch.add(Losses(torch.tensor(loss), torch.tensor(codes), entries, torch.tensor(error), entries, entries[0]))
     used = epoch.used(4)
     assert used.tolist() == [[True, True, False, False], [False, False, True, False]]
     assert epoch.row(7, used, 4.0) == {

@@ -13,7 +13,8 @@ from stable_ids import stable_id
 from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
 from genrec.tokenizer import RQVAE
 from genrec.tokenizer.autoencoder import ResidualAutoencoder, initialize, rotation
-from genrec.tokenizer.rqvae import FittedRQVAE, MovingAverages, _restart_dead_codes
+from genrec.tokenizer.autoencoder_training import MovingAverages, restart_dead_codes
+from genrec.tokenizer.rqvae import FittedRQVAE
 from genrec.types import FittedQuantizer, PricedCodes, Quantizer
 
 SMALL = RQVAE(num_levels=2, codebook_size=8, hidden_dims=(16,), latent_dim=4, epochs=60, batch_size=64, learning_rate=3e-3)
@@ -57,7 +58,7 @@ def test_loss_by_hand() -> None:
     |x - x'|^2 = 1; |r_1 - e_1|^2 = 2 and |r_2 - e_2|^2 = 1, once for the codebooks and 0.25 times for the commitment:
     1 + 3 + 0.75 = 4.75.
     """
-    loss, codes, residuals, reconstruction = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]).losses(
+    loss, codes, residuals, reconstruction, *_ = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]).losses(
         torch.tensor([[7.0, 1]]), commitment_weight=0.25
     )
     assert codes.tolist() == [[1, 0]]
@@ -220,7 +221,7 @@ def test_dead_codes_move_to_residuals_and_their_optimizer_state_is_reset() -> No
     optimizer.step()
     assert codes.tolist() == [[0, 0], [0, 0]]
     memory = optimizer.state[model.codebooks]["exp_avg"].fill_(1.0)
-    _restart_dead_codes(model, torch.tensor([[False, True], [False, True]]), points, optimizer, None, seeded())
+    restart_dead_codes(model, torch.tensor([[False, True], [False, True]]), points, optimizer, None, seeded())
     assert model.codebooks[0, 1].tolist() in [pytest.approx(point, abs=1e-6) for point in points.tolist()]
     torch.testing.assert_close(model.codebooks[:, 0].detach(), torch.tensor([[0.0, 0], [1, 1]]))
     assert memory[:, :, 0].tolist() == [[1, 0], [1, 0]]
@@ -230,7 +231,7 @@ def test_restarts_keep_codes_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32)
     specification = RQVAE(num_levels=1, codebook_size=64, hidden_dims=(16,), latent_dim=4, epochs=40, batch_size=64)
     with_restarts = specification.fit(vectors, seeded()).encode(vectors)
-    monkeypatch.setattr("genrec.tokenizer.rqvae._restart_dead_codes", lambda *_: None)
+    monkeypatch.setattr("genrec.tokenizer.autoencoder_training.restart_dead_codes", lambda *_: None)
     without = specification.fit(vectors, seeded()).encode(vectors)
     assert len(np.unique(with_restarts)) >= 58
     assert len(np.unique(without)) <= 52
