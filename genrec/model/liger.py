@@ -59,6 +59,10 @@ class Liger:
         """Return whether the policy is a `genrec.types.SequencePolicy`."""
         return self.tiger.causal
 
+    def has_history_states(self) -> bool:
+        """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
+        return True
+
     def build(self, semantic_ids: SemanticIds) -> LigerPolicy:
         """Return a policy that has read no vectors: it needs the state_dict of a trained one before it ranks."""
         return LigerPolicy(self, semantic_ids)
@@ -233,6 +237,10 @@ class LigerPolicy(nn.Module):
     def code_level_log_prob(self, history: Tensor, places: Tensor, codes: Tensor) -> Tensor:
         """Score code sequences, whether an item has them or not; see `genrec.types.CodePolicy`."""
         return self.tiger.code_level_log_prob(history, places, codes)
+
+    def history_states(self, history: Tensor) -> Tensor:
+        """Return the mean of the encoder's states, as `TigerPolicy` does; the dense head reads the last one instead."""
+        return self.tiger.history_states(history)
 
     def decoding(self, history: Tensor) -> Decoding:
         """Encode histories int64 [B, T] and return a decoding of them."""

@@ -9,7 +9,7 @@ import torch
 from policies import GPT, POLICIES, build, catalog, histories
 
 from genrec.baselines import GRU4Rec, SASRec
-from genrec.model import RPG
+from genrec.model import RPG, Liger
 from genrec.semantic_ids import SemanticIds
 from genrec.types import HistoryStates, HistoryStatesSpecification
 
@@ -57,7 +57,7 @@ def test_the_state_of_tiger_is_the_mean_over_its_tokens(name: str) -> None:
     assert (policy.history_states(torch.zeros(1, 3, dtype=torch.int64)) == 0).all()
 
 
-@pytest.mark.parametrize("specification", [*POLICIES.values(), RPG(), SASRec(), GRU4Rec()])
+@pytest.mark.parametrize("specification", [*POLICIES.values(), RPG(), SASRec(), GRU4Rec(), Liger()])
 def test_the_policies_of_genrec_give_states(specification: Any) -> None:
     assert isinstance(specification, HistoryStatesSpecification)
     assert specification.has_history_states()
