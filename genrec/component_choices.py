@@ -53,7 +53,7 @@ MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public mo
     PreferenceLoss: ("genrec.preference.losses",),
     NegativeSampler: ("genrec.preference.negatives",),
     CandidateFilter: ("genrec.preference.filters",),
-    Reward: ("genrec.preference.rewards",),
+    Reward: ("genrec.preference.rewards", "genrec.preference.reward_models"),
     ItemVectors: ("genrec.preference.vectors",),
     ValueSchedule: ("genrec.preference.schedules",),
     EvaluationMetric: ("genrec.evaluation",),
