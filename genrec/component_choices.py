@@ -68,6 +68,7 @@ NAMES_IN_PAPERS = {  # in lower case without hyphens -> the public class
     **dict.fromkeys(("ecpo", "grpo", "dapo", "gspo", "rloo"), "PolicyGradient"),
     "recr1": "ListPolicyGradient",
     "apao": "PrefixContrast",
+    "ppo": "ProximalPolicy",
 }
 
 
