@@ -27,7 +27,7 @@ from genrec.preference.reward_models.reward_network import (
     rate,
     standardize,
 )
-from genrec.preference.reward_models.training_pairs import TrainingPairs
+from genrec.preference.reward_models.training_pairs import PairRows, TrainingPairs
 from genrec.preference.rewards.reward_tables import mask_padding
 from genrec.progress import say
 from genrec.randomness import seed_of
@@ -37,6 +37,7 @@ from genrec.types import CheckedContext, CheckedHeldOut, CodeProposer, Proposer,
 from genrec.types.specification import check_at_least, check_types
 
 WEIGHTS, FIGURES = "reward_model.safetensors", "reward_model.json"  # files of the artifact
+LAST = 100  # steps whose mean loss is reported
 EXAMPLES = "Sampled(Uniform(), 1), Sampled(DislikedItems(), 1) or Pairs(...)"
 
 
@@ -71,7 +72,7 @@ class BradleyTerry:
     center: float = 0.01  # weight of the mean of (r_w + r_k)^2, 0 or more
     dim: int = 32  # width of the network, at least 1
     history_length: int = 20  # most recent items of a history that the model reads, at least 1
-    epochs: int = 5  # passes over the rows, at least 1
+    steps: int = 1000  # steps of the training, at least 1; the rows are shuffled anew after each pass
     batch_size: int = 256  # rows of a step, at least 1
     learning_rate: float = 2e-3  # of AdamW at the start, above 0; it falls linearly to 0
     weight_decay: float = 0.05  # of AdamW, 0 or more
@@ -81,7 +82,7 @@ class BradleyTerry:
 
     def __post_init__(self) -> None:
         check_types(self, "BradleyTerry")
-        check_at_least(self, "BradleyTerry", 1, "dim", "history_length", "epochs", "batch_size")
+        check_at_least(self, "BradleyTerry", 1, "dim", "history_length", "steps", "batch_size")
         check_at_least(self, "BradleyTerry", 0, "seed")
         for name in ("center", "weight_decay"):
             check_range(self, name, 0)
@@ -158,33 +159,29 @@ class BradleyTerry:
                 f"BradleyTerry.pairs {self.pairs!r} gives {len(pairs.train)} rows to train on and {len(pairs.held_out)} held-out ones "
                 f"(a share of {self.held_out:g} of the users); it needs both, so take other pairs or another held_out"
             )
-        total = self.epochs * -(-len(pairs.train) // self.batch_size)
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        step, loss, count = 0, 0.0, 0
+        losses, count = list[float](), 0
         with torch.random.fork_rng(devices=[]):
-            for epoch in range(self.epochs):
-                loss, count = 0.0, 0
-                for index in batches(pairs.train, self.batch_size, self.seed, "order of a reward model", epoch):
-                    rows = pairs.rows(index, step)
-                    if bool(rows.mask.any()):
-                        torch.manual_seed(seed_of(self.seed, "dropout of a reward model", step))
-                        optimizer.param_groups[0]["lr"] = self.learning_rate * (1 - step / total)
-                        optimizer.zero_grad()
-                        found = self._loss(network.train(), rows.history, rows.chosen, rows.rejected, rows.mask)
-                        found.backward()  # type: ignore[no-untyped-call]
-                        optimizer.step()
-                        pairs_of_step = int(rows.mask.sum())
-                        loss, count = loss + pairs_of_step * float(found.detach()), count + pairs_of_step
-                    step += 1
+            for step, index in zip(range(self.steps), batches(pairs.train, self.batch_size, self.seed), strict=False):
+                rows = pairs.rows(index, step)
+                if not bool(rows.mask.any()):
+                    continue
+                torch.manual_seed(seed_of(self.seed, "dropout of a reward model", step))
+                optimizer.param_groups[0]["lr"] = self.learning_rate * (1 - step / self.steps)
+                optimizer.zero_grad()
+                loss = self._loss(network.train(), rows)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                losses, count = [*losses[1 - LAST :], float(loss.detach())], count + int(rows.mask.sum())
         held_out = held_out_rows(pairs, self.seed)
         standardize(network, held_out, context.item_count)
-        figures = figures_of(network, held_out, context.popularity, count, loss / max(count, 1))
+        figures = figures_of(network, held_out, context.popularity, count, sum(losses) / max(len(losses), 1))
         self._check(figures)
         return figures
 
-    def _loss(self, network: RewardNetwork, history: Tensor, chosen: Tensor, rejected: Tensor, mask: Tensor) -> Tensor:
+    def _loss(self, network: RewardNetwork, rows: PairRows) -> Tensor:
         """Return the mean loss over the rows with a pair."""
-        rewards = network(history, torch.cat([chosen.unsqueeze(1), rejected], 1))
+        rewards, mask = network(rows.history, torch.cat([rows.chosen.unsqueeze(1), rows.rejected], 1)), rows.mask
         kind = bradley_terry if self.loss == "pairs" else plackett_luce
         each = kind(rewards[:, 0], rewards[:, 1:], mask)
         if self.center:
@@ -196,9 +193,9 @@ class BradleyTerry:
         if not figures.pairs or figures.accuracy < self.min_accuracy:
             raise InputError(
                 f"BradleyTerry: the reward model has {100 * figures.accuracy:.1f} % of {figures.pairs:,} held-out pairs in the right "
-                f"order, expected at least {100 * self.min_accuracy:g} % (min_accuracy), after {figures.train_pairs:,} pairs an epoch;"
+                f"order, expected at least {100 * self.min_accuracy:g} % (min_accuracy), after a training on {figures.train_pairs:,};"
                 f" popularity alone has {100 * figures.popularity_accuracy:.1f} %. A policy would learn its errors: give it more "
-                "or clearer pairs (pairs, feedback), other item vectors (embed) or more epochs"
+                "or clearer pairs (pairs, feedback), other item vectors (embed) or more steps"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -54,13 +55,15 @@ class RewardFigures(NamedTuple):
     rows: int  # held-out rows with a pair
     popularity_accuracy: float  # the same share by the number of training events of the items
     popularity_correlation: float  # mean over held-out histories of Spearman's correlation of reward and popularity over the catalog
-    train_pairs: int  # pairs of one epoch of the training
-    train_loss: float  # mean loss over the last epoch
+    train_pairs: int  # pairs of all steps of the training
+    train_loss: float  # mean loss of the last 100 steps
 
 
-def batches(index: Tensor, size: int, *parts: int | str) -> Iterator[Tensor]:
-    """Iterate over shuffled numbers of examples, `size` at once; the order depends on `parts` alone."""
-    yield from torch.split(index[torch.randperm(len(index), generator=generator(*parts))], size)
+def batches(index: Tensor, size: int, seed: int) -> Iterator[Tensor]:
+    """Iterate without end over numbers of examples, `size` at once, in an order of its own for each pass over all of them."""
+    for epoch in count():
+        order = torch.randperm(len(index), generator=generator(seed, "order of a reward model", epoch))
+        yield from torch.split(index[order], size)
 
 
 @torch.no_grad()
@@ -102,13 +105,13 @@ def figures_of(network: RewardNetwork, rows: list[PairRows], popularity: Tensor,
     pairs = right = by_popularity = with_pair = 0.0
     for each in rows:
         rewards = rate(network, each.history, torch.cat([each.chosen.unsqueeze(1), each.rejected], 1))
-        count = float(each.mask.sum())
-        if not count:
+        of_rows = float(each.mask.sum())
+        if not of_rows:
             continue
         events = popularity.double()
-        right += count * float(pair_accuracy(rewards[:, 0], rewards[:, 1:], each.mask))
-        by_popularity += count * float(pair_accuracy(events[each.chosen], events[each.rejected], each.mask))
-        pairs, with_pair = pairs + count, with_pair + float(each.mask.any(1).sum())
+        right += of_rows * float(pair_accuracy(rewards[:, 0], rewards[:, 1:], each.mask))
+        by_popularity += of_rows * float(pair_accuracy(events[each.chosen], events[each.rejected], each.mask))
+        pairs, with_pair = pairs + of_rows, with_pair + float(each.mask.any(1).sum())
     of_catalog = catalog_rewards(network, rows, len(popularity) - 1)
     varies = len(torch.unique(popularity[1:])) > 1
     correlations = [float(spearmanr(each.numpy(), popularity[1:].numpy()).statistic) for each in of_catalog if varies]
