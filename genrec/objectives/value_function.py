@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from genrec.preference.history_states import HistoryState, ItemTable
 
+SCALE = 10.0  # of the values: the learning rate is the policy's, which is small for a network that is trained from its start
+
 
 class ValueFunction(nn.Module):
     """V(history, y_1..y_{t-1}) for t = 1..L. All values are 0 at the start.
@@ -37,5 +39,5 @@ class ValueFunction(nn.Module):
         written = self.codes(codes[..., : len(self.first)] + self.first).cumsum(2)  # [X, M, L - 1, dim]
         prefix = torch.cat([torch.zeros_like(state).expand(*codes.shape[:2], 1, -1), written], 2)
         hidden = torch.tanh(state + prefix + self.levels)
-        values: Tensor = self.output(hidden).squeeze(3)
+        values: Tensor = SCALE * self.output(hidden).squeeze(3)
         return values
