@@ -55,7 +55,7 @@ MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public mo
     PreferenceLoss: ("genrec.preference.losses",),
     NegativeSampler: ("genrec.preference.negatives",),
     CandidateFilter: ("genrec.preference.filters",),
-    Reward: ("genrec.preference.rewards",),
+    Reward: ("genrec.preference.rewards", "genrec.preference.reward_models"),
     ItemVectors: ("genrec.preference.vectors",),
     ValueSchedule: ("genrec.preference.schedules",),
     EvaluationMetric: ("genrec.evaluation",),
@@ -71,6 +71,7 @@ NAMES_IN_PAPERS = {  # in lower case without hyphens -> the public class
     "recr1": "ListPolicyGradient",
     "apao": "PrefixContrast",
     **dict.fromkeys(("cl4srec", "duorec"), "ViewContrast"),
+    "ppo": "ProximalPolicy",
 }
 
 

@@ -23,6 +23,7 @@ from genrec.evaluation import CandidateHitRate, IntraListDistance, ListOverlap
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
 from genrec.plugin_source import components, find_failure, is_plugin_class, name_with_place, named_objects
+from genrec.preference.reward_models import BradleyTerry
 from genrec.stage_names import align_stage, kind_of_stage, place_of
 from genrec.tokenizer import Tokenize
 from genrec.training.model_selection import Selection
@@ -132,13 +133,24 @@ class Experiment:
         return self.sft.reads_vectors or isinstance(self.policy, VectorSpecification)
 
     @property
+    def reward_model(self) -> BradleyTerry | None:
+        """The reward model of SFT or an alignment, which is trained in the stage `reward`; None without one."""
+        return reward_model_in(self.sft, *self.alignments)
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """The names of the stages that this experiment runs, in order."""
         if isinstance(self.policy, Baseline):
             return ("data", "evaluate")
         embed = ("embed",) if self.tokenize is not None or self.alignments or self.sft_reads_vectors else ()
         tokenize = ("tokenize",) if self.tokenize is not None else ()
-        return ("data", *embed, *tokenize, "sft", *map(align_stage, range(len(self.alignments))), "evaluate")
+        reward = ("reward",) if self.reward_model is not None else ()
+        return ("data", *embed, *tokenize, *reward, "sft", *map(align_stage, range(len(self.alignments))), "evaluate")
+
+
+def reward_model_in(*recipes: object) -> BradleyTerry | None:
+    """Return the reward model that recipes of training hold, or None."""
+    return next((each for _, each in named_objects(recipes) if isinstance(each, BradleyTerry)), None)
 
 
 def flags_in_words(experiment: Experiment, stage: str) -> str:

@@ -1,8 +1,8 @@
-"""The pipeline of one experiment: data -> embed -> tokenize -> sft -> align -> evaluate.
+"""The pipeline of one experiment: data -> embed -> tokenize -> reward -> sft -> align -> evaluate.
 
 `plan` returns the stages of an experiment with their keys, without running anything; `run` builds the artifacts that are missing.
 An experiment without a tokenizer has no tokenize stage and embeds items only for alignment, or for an SFT whose objective or policy
-may read their vectors. A baseline has data and evaluate.
+may read their vectors. Only an objective with a reward model has the stage reward. A baseline has data and evaluate.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from genrec import artifact_folders, hashed_json, manifests, stages
 from genrec.data.splits import tie_order_of
 from genrec.environment import environment, git_commit, versions
 from genrec.errors import ArtifactError, InputError, UsageError
-from genrec.experiment import Experiment, file_names, flags_in_words
+from genrec.experiment import Experiment, file_names, flags_in_words, reward_model_in
 from genrec.plugin_errors import attribute_to
 from genrec.progress import say
 from genrec.stage_attempts import attempts_file, of_all_attempts
@@ -30,11 +30,14 @@ from genrec.tokenizer.health_report import say_health
 from genrec.training.curves import OnRow, Row, together
 from genrec.workspace import raw_folder, store
 
-VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 3, "align": 5, "evaluate": 3}  # of each stage; raised when results change
+VERSIONS = {  # of each stage; raised when results change
+    "data": 4, "embed": 2, "tokenize": 2, "reward": 1, "sft": 3, "align": 5, "evaluate": 3,
+}  # fmt: skip
 USED = {  # the fields of an experiment whose components run in each stage
     "data": ("source", "split"),
     "embed": ("embed",),
     "tokenize": ("tokenize",),
+    "reward": ("reward_model",),
     "sft": ("policy", "sft", "align"),  # before SFT, alignment checks the data
     "align": ("policy", "align"),
     "evaluate": ("policy", "evaluate"),
@@ -68,11 +71,13 @@ def plan(experiment: Experiment) -> list[Step]:
     length = {"history_length": experiment.history_length}
     training = length | {"seed": experiment.seed}
     vectors = ("embed",) if experiment.sft_reads_vectors else ()
+    reward = ("reward",) if reward_model_in(experiment.sft) else ()
     inputs: dict[str, tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]] = {  # fields, further settings, stages that it reads
         "data": (("source", "split"), {"seed": experiment.seed} if has_targets_per_seed(experiment) else {}, ()),
         "embed": (("embed",), {}, ("data",)),
         "tokenize": (("tokenize",), {}, ("data", "embed")),
-        "sft": (("policy", "sft", "selection"), training, ("data", *vectors, "tokenize")),
+        "reward": (("reward_model",), {}, ("data", "embed")),
+        "sft": (("policy", "sft", "selection"), training, ("data", *vectors, "tokenize", *reward)),
         "evaluate": ((*policy, "evaluate"), length, ("data", "tokenize", experiment.stages[-2])),
     }
     steps: list[Step] = []
@@ -97,7 +102,8 @@ def _alignment(experiment: Experiment, stage: str, settings: dict[str, Any]) -> 
         recipe = replace(recipe, reference="previous")  # "sft" is the same policy there
     with attribute_to((recipe,), "while its settings were described for the key"):
         described = {"align": describe(recipe, raw_folder(), stage)} | settings
-    return described, ("data", "embed", "tokenize", before, *(("sft",) if place and recipe.reference == "sft" else ()))
+    further = [name for name, read in (("sft", place and recipe.reference == "sft"), ("reward", reward_model_in(recipe))) if read]
+    return described, ("data", "embed", "tokenize", before, *further)
 
 
 def has_targets_per_seed(experiment: Experiment) -> bool:

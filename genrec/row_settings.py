@@ -97,7 +97,8 @@ def _merged(stages: dict[str, tuple[dict[str, Any], int]]) -> dict[str, Any]:
     """Return the settings of stages, given by specification and version. A version gets the key path `stages.STAGE.version`."""
     merged: dict[str, Any] = {}
     for stage, (specification, _) in stages.items():
-        merged |= {stage if name == "align" else name: value for name, value in specification.items()}
+        if stage != "reward":  # its settings are part of those of the objective
+            merged |= {stage if name == "align" else name: value for name, value in specification.items()}
     merged.pop("seed", None)  # a row holds all of its seeds
     if "sft" in merged:
         merged.setdefault("tokenize", None)

@@ -82,8 +82,9 @@ def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) 
 
 
 def training_data(corpus: Corpus, semantic_ids: SemanticIds, parents: Parents) -> SamplerContext:
-    """Return the training data of an objective."""
-    return sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids)
+    """Return the training data of an objective, with the folder of the reward model if that stage is among the parents."""
+    context = sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids)
+    return context._replace(reward_model=parents.get("reward"))
 
 
 def held_out_events(corpus: Corpus) -> DataFrame:

@@ -30,6 +30,7 @@ from genrec.evaluation.cold_quota import with_cold_quota
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.comparison.held_out_negatives import held_out_negatives
 from genrec.evaluation.comparison.preference_shares import preference_share
+from genrec.evaluation.comparison.reward_model_notes import reward_model_metrics
 from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.evaluation.feedback_metrics import user_counts
 from genrec.evaluation.measurement import evaluated_of, measure, with_users
@@ -112,6 +113,13 @@ def build_tokenize(experiment: Experiment, parents: Parents, folder: Path) -> No
     save_tokenized(made, folder)
     if isinstance(made.quantizer, TrainedQuantizer):
         curves.save(made.quantizer.training_curves(), folder)
+
+
+def build_reward(experiment: Experiment, parents: Parents, folder: Path) -> None:
+    """Train the reward model on the training events; write its weights and its figures on pairs that are held out of them."""
+    corpus, model = Corpus.load(parents["data"]), experiment.reward_model
+    assert model is not None
+    model.save_model(training_data(corpus, load_semantic_ids(corpus, {}), parents), held_out_events(corpus), folder)
 
 
 def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None) -> None:
@@ -213,7 +221,8 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared, corpus.own_ids)
         cold.to_parquet(folder / "cold.parquet", index=False)
         metrics |= cold_only_metrics(cold, spec.cutoffs)
-    metrics |= _held_out_negatives(corpus, parents) | _preference_share(parents) | {"excluded_targets": float(result.excluded_targets)}
+    metrics |= _held_out_negatives(corpus, parents) | _preference_share(parents) | reward_model_metrics(parents.get("reward"))
+    metrics["excluded_targets"] = float(result.excluded_targets)
     evaluated = evaluated_of(
         result,
         spec,
@@ -263,6 +272,7 @@ BUILDERS: dict[str, Callable[..., None]] = {
     "data": build_data,
     "embed": build_embed,
     "tokenize": build_tokenize,
+    "reward": build_reward,
     "sft": build_sft,
     "align": build_align,
     "evaluate": build_evaluate,

@@ -1,8 +1,9 @@
 """Objectives of a stage of training: what a step minimizes.
 
 `Supervised` is the likelihood of SFT, `Preference` compares the candidates of a row, `PolicyGradient` raises the better ones of the
-policy's own candidates, `ListPolicyGradient` the better ones of whole lists, `PrefixContrast` compares prefixes of Semantic IDs beside
-the likelihood, `ViewContrast` the states of two views of a history beside it, `Rounds` alternates objectives.
+policy's own candidates, `ListPolicyGradient` the better ones of whole lists, `ProximalPolicy` is PPO, with a value function,
+`PrefixContrast` compares prefixes of Semantic IDs beside the likelihood, `ViewContrast` the states of two views of a history, `Rounds`
+alternates objectives.
 """
 
 from genrec.objectives.history_views import Augmentations, SameTarget
@@ -10,6 +11,7 @@ from genrec.objectives.list_policy_gradient import ListPolicyGradient
 from genrec.objectives.policy_gradient import PolicyGradient
 from genrec.objectives.preferences import Preference
 from genrec.objectives.prefix_contrast import PrefixContrast
+from genrec.objectives.proximal_policy import ProximalPolicy
 from genrec.objectives.rounds import Rounds
 from genrec.objectives.supervised import Supervised
 from genrec.objectives.view_contrast import ViewContrast
@@ -20,6 +22,7 @@ __all__ = [
     "PolicyGradient",
     "Preference",
     "PrefixContrast",
+    "ProximalPolicy",
     "Rounds",
     "SameTarget",
     "Supervised",

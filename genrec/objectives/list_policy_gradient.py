@@ -16,8 +16,10 @@ from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
 from genrec.errors import InputError, UsageError, given
 from genrec.objectives.group_logs import JudgedGroups, group_logs
+from genrec.objectives.item_draws import check_draws_items, check_experiment, check_training
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.reward_check import RewardCheck
+from genrec.objectives.reward_measure import reward_measure
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
@@ -35,7 +37,6 @@ from genrec.types import (
     Advantage,
     Advantages,
     CandidateGroups,
-    CatalogPolicy,
     GroupLogProbs,
     NumberOrSchedule,
     ObjectiveContext,
@@ -43,20 +44,12 @@ from genrec.types import (
     Reward,
     RowScores,
     SamplerContext,
-    SamplingPolicy,
     SequenceBatch,
     TrainingStep,
-    WholeItemSpecification,
     WindowBatch,
 )
 from genrec.types.objective import Targets
 from genrec.types.specification import check_at_least, check_types
-
-WITHOUT_REFERENCE = "ListPolicyGradient.kl {} needs a reference, which SFT has not; set kl to 0, or use it in an alignment"
-NOT_NORMALIZED = (
-    "ListPolicyGradient needs probabilities of items that add up to 1, and those over all codes add up to less; use it in an "
-    "alignment with align.normalize children, or with a policy that scores whole items, such as RPG"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,41 +111,22 @@ class ListPolicyGradient:
         """
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
-        if self.kl and self in components(experiment.sft):
-            raise UsageError(f"{experiment.name}: {WITHOUT_REFERENCE.format(self.kl)}")
-        policy = experiment.policy
-        exact = isinstance(policy, WholeItemSpecification) and policy.scores_whole_items()
-        holding = [each for each in (experiment.sft, *experiment.alignments) if self in components(each)]
-        over_codes = [each for each in holding if getattr(each, "normalize", "codes") == "codes"]
-        if over_codes and experiment.tokenize is not None and not exact:
-            raise UsageError(f"{experiment.name}: {NOT_NORMALIZED}")
+        check_experiment(self, self.kl, experiment)
 
     def check_context(self, context: SamplerContext) -> None:
         """Raise UsageError if the policy cannot draw lists."""
         if context.policy is not None:
-            _check_draws_items(context.policy)
+            check_draws_items("ListPolicyGradient", context.policy)
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
         check_sequence_policy(self, self.targets, context.policy)
-        _check_draws_items(context.policy)
-        if context.normalize == "codes" and not isinstance(context.policy, CatalogPolicy):
-            raise UsageError(NOT_NORMALIZED)
-        if self.kl and context.reference is None:
-            raise UsageError(WITHOUT_REFERENCE.format(self.kl))
+        check_training(self, self.kl, context)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
         step = _ListStep(self, context)
-        return TrainingStep(examples=examples, loss=step.loss, prepare=step.prepare, fault=step.rewards.fault)
-
-
-def _check_draws_items(policy: Policy) -> None:
-    """Raise UsageError unless the policy draws items."""
-    if not isinstance(policy, (CatalogPolicy, SamplingPolicy)):
-        raise UsageError(
-            f"ListPolicyGradient needs a policy that draws items (genrec.types.SamplingPolicy), such as Tiger or Gpt, or that scores "
-            f"the whole catalog (genrec.types.CatalogPolicy), such as SASRec, got {name_with_place(type(policy))}"
-        )
+        measure = reward_measure(self.reward, step.rate, context)
+        return TrainingStep(examples=examples, loss=step.loss, prepare=step.prepare, measure=measure, fault=step.rewards.fault)
 
 
 class _Lists(NamedTuple):

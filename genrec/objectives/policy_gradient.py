@@ -18,8 +18,10 @@ from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
 from genrec.errors import InputError, UsageError, given
 from genrec.objectives.group_logs import JudgedGroups, group_logs
+from genrec.objectives.item_draws import WITHOUT_REFERENCE
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.reward_check import RewardCheck
+from genrec.objectives.reward_measure import reward_measure
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
@@ -87,9 +89,8 @@ class PolicyGradient:
 
     The behavior log-probability of a candidate is the proposer's if it gives one, else the policy's own, without a gradient: the ratio
     is then 1 and no clip applies. With k3 in the loss, the gradient of the divergence is that of KL(reference || policy); with
-    kl_in="reward" it is that of KL(policy || reference), see `genrec.preference.policy_gradient.divergence`.
-
-    Weights may be schedules (`genrec.preference.schedules`), which have their value of the step.
+    kl_in="reward" it is that of KL(policy || reference), see `genrec.preference.policy_gradient.divergence`. Weights may
+    be schedules (`genrec.preference.schedules`).
     """
 
     candidates: Proposer = field(default_factory=Rollouts)  # who proposes the candidates
@@ -134,9 +135,7 @@ class PolicyGradient:
         """Return the objective for one policy and one training set."""
         check_sequence_policy(self, self.targets, context.policy)
         if self.kl and context.reference is None:
-            raise UsageError(
-                f"PolicyGradient.kl {self.kl} needs a reference, which SFT has not; set kl to 0, or use it in an alignment"
-            )
+            raise UsageError(WITHOUT_REFERENCE.format("PolicyGradient", self.kl))
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
         proposals = checked_proposals(self.candidates, self.candidates.build_proposals(context))
@@ -150,6 +149,7 @@ class PolicyGradient:
             begin=proposals.begin,
             state=proposals.state,
             save=proposals.save,
+            measure=reward_measure(self.reward, step.rate, context),
             fault=step.rewards.fault,
         )
 

@@ -19,6 +19,7 @@ from genrec.objectives.policy_gradient import PolicyGradient
 from genrec.objectives.preference_state import preference_states, save_together
 from genrec.objectives.preferences import Preference
 from genrec.objectives.prefix_contrast import PrefixContrast
+from genrec.objectives.proximal_policy import ProximalPolicy
 from genrec.objectives.supervised import Supervised
 from genrec.objectives.view_contrast import ViewContrast
 from genrec.preference.candidates import Pairs
@@ -32,6 +33,7 @@ _LABELED = (
     Preference,
     PolicyGradient,
     ListPolicyGradient,
+    ProximalPolicy,
     PrefixContrast,
     ViewContrast,
 )  # objectives that choose their targets by labels

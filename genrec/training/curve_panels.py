@@ -66,7 +66,7 @@ PROBABILITY = Panel(
 )
 REWARD = Panel(
     "Reward of the candidates: does it rise while validation falls?",
-    Axis("reward, mean over candidates", "reward", span=0.01),
+    Axis("reward, mean over candidates", f"({VALIDATION})?reward", span=0.01),
 )
 RECALL = Panel(
     "Recall at 1 and further down, on validation users (higher is better)",
@@ -144,6 +144,8 @@ LABELS = {
     f"{VALIDATION}likelihood_accuracy": "user's item more likely, validation pairs",
     f"{VALIDATION}user_entropy": "entropy",
     f"{VALIDATION}kl_to_sft": "KL divergence from SFT",
+    "reward": "candidates, training batches",
+    f"{VALIDATION}reward": "first 10 items, validation users",
     "hit_share": "groups with a hit",
     "gradient_share": "groups with a gradient",
     "no_hit_gradient": "gradient of groups without a hit",

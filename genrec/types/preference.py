@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from pandas import DataFrame
     from torch import Generator, Tensor
@@ -61,6 +62,7 @@ class SamplerContext(NamedTuple):
     filters: tuple[RejectCandidates, ...] = ()  # further exclusions, applied by `genrec.preference.exclusions.Exclusions`
     own_ids: OwnIds | None = None  # the users' and items' ids in the source, for messages
     histories: Histories = "all"  # whether disliked events stand in histories, by the split
+    reward_model: Path | None = None  # folder of the artifact of the stage `reward`, for a `BradleyTerry` reward
 
 
 class Refresh(NamedTuple):

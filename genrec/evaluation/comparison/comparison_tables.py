@@ -13,6 +13,7 @@ from genrec.evaluation.comparison.comparison_metric_tables import metric_tables
 from genrec.evaluation.comparison.comparison_tests_table import tests_tables
 from genrec.evaluation.comparison.held_out_negatives import TOTAL, UNKNOWN, held_out_notes
 from genrec.evaluation.comparison.preference_shares import preference_share_notes
+from genrec.evaluation.comparison.reward_model_notes import reward_model_notes
 from genrec.evaluation.comparison.table_cells import (
     PREFERRED,
     Table,
@@ -96,7 +97,7 @@ def _about_means(comparison: Comparison) -> list[str]:
             "Rows are compared in the table of tests."
         )
     tuned = [f"{row.name}: settings selected by genrec tune {tuning}." for row in comparison.rows for tuning in row.tunings]
-    return [means, *tuned, *preference_share_notes(comparison.rows)]
+    return [means, *tuned, *preference_share_notes(comparison.rows), *reward_model_notes(comparison.rows)]
 
 
 def _misses(comparison: Comparison) -> list[str]:

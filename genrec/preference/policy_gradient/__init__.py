@@ -7,6 +7,12 @@ Masks. A masked candidate changes no value and has a gradient of 0. Groups whose
 left out of the mean over groups and counted in the logs.
 """
 
+from genrec.preference.policy_gradient.advantage_estimation import (
+    clipped_value_loss,
+    code_rewards,
+    generalized_advantages,
+    whitened,
+)
 from genrec.preference.policy_gradient.clipped_surrogates import Clip, EarlyClip, SequenceClip
 from genrec.preference.policy_gradient.divergence import k3_estimate, penalized_rewards
 from genrec.preference.policy_gradient.group_advantages import (
@@ -30,10 +36,14 @@ __all__ = [
     "SiblingAdvantage",
     "WindowedAdvantage",
     "bounded_gradient_loss",
+    "clipped_value_loss",
+    "code_rewards",
+    "generalized_advantages",
     "group_advantages",
     "k3_estimate",
     "leave_one_out_advantages",
     "penalized_rewards",
     "sibling_advantages",
+    "whitened",
     "window_weights",
 ]

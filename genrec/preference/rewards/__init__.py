@@ -10,6 +10,8 @@ gets -inf.
 - A model: `LogProbability` (the reference), `BaselineScore` (a baseline fitted on the training events), `PolicyScore` (another
   row's trained policy).
 - Several of them: `WeightedSum`.
+
+Rewards that are trained on preferences are in `genrec.preference.reward_models`.
 """
 
 from genrec.preference.rewards.baseline_score import BaselineScore
