@@ -14,7 +14,8 @@ from torch import Tensor
 
 from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
-from genrec.errors import InputError, UsageError, given
+from genrec.errors import UsageError, given
+from genrec.objectives.advantage_check import check_list_advantages
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.reward_check import RewardCheck
@@ -235,10 +236,5 @@ class _ListStep:
         codes = torch.zeros((*rewards.shape, 0), dtype=torch.int64, device=rewards.device)
         with plugin_errors.attribute_to(objective.advantage, f"in step {step}"):
             found = objective.advantage.estimate(CandidateGroups(rewards, mask, codes))
-        if found.values.shape != rewards.shape or found.spread.shape != rewards.shape[:1]:
-            raise InputError(
-                f"{name_with_place(type(objective.advantage))}: values must be {list(rewards.shape)}, one for each list, and spread "
-                f"{list(rewards.shape[:1])}, got {list(found.values.shape)} and {list(found.spread.shape)}; advantages by code do not "
-                "fit lists, use GroupAdvantage() or LeaveOneOutAdvantage()"
-            )
+        check_list_advantages(objective.advantage, found, rewards)
         return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
+from genrec.objectives.checked_proposer import CheckedProposer
 from genrec.objectives.curve_warnings import FallingPositives, SaturatedLoss
 from genrec.objectives.numbered_examples import NumberedExamples
 from genrec.objectives.preference_step import UNRATED, PreferenceStep
@@ -21,7 +22,6 @@ from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
-from genrec.preference.candidate_contract import checked_proposals
 from genrec.preference.candidates import Pairs, Rollouts, Sampled, Together
 from genrec.preference.losses import DPO, IPO, Anchored, ContinuedSFT, LevelWeighted, Smoothed, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
@@ -111,18 +111,16 @@ class Preference:
         check_sequence_policy(self, self.targets, context.policy)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
-        proposals = checked_proposals(self.candidates, self.candidates.build_proposals(context))
-        own = proposals.examples is not None
-        examples = examples if proposals.examples is None else proposals.examples
-        cache = None
+        proposer = CheckedProposer(self.candidates, context)
+        proposals, examples, cache = proposer.proposals, proposer.examples(examples), None
         if proposals.listed is not None or self._is_static(proposals):
-            examples = NumberedExamples(examples, own)
+            examples = NumberedExamples(examples, own=proposals.examples is not None)
             assert context.reference is not None
             if self._is_static(proposals):
                 cache = ReferenceCache(examples, context.part_size, context.batch_size * context.steps, context.reference)
         if self.loss.needs.mismatched:
             check_mismatched_pairs(len(examples), context.batch_size, context.steps, context.parts)
-        step = PreferenceStep(self, context, proposals, cache)
+        step = PreferenceStep(self, context, proposer, cache)
         return TrainingStep(
             examples=examples,
             loss=step.loss,

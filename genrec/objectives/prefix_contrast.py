@@ -13,14 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
-from genrec.objectives.prepared_rows import HostRows, PreparedRows, items_of
-from genrec.objectives.rows import with_places
+from genrec.objectives.checked_proposer import CheckedProposer
+from genrec.objectives.prepared_rows import PreparedRows, items_of
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
-from genrec.preference.candidate_contract import CandidateCheck, checked_proposals
 from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.level_checks import check_has_levels
@@ -33,11 +31,8 @@ from genrec.types import (
     CodeProposer,
     NumberOrSchedule,
     ObjectiveContext,
-    Proposals,
     Proposer,
-    SequenceBatch,
     TrainingStep,
-    WindowBatch,
 )
 from genrec.types.objective import Targets
 from genrec.types.specification import check_types
@@ -89,47 +84,28 @@ class PrefixContrast:
         check_sequence_policy(self, self.targets, context.policy)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
-        proposals = checked_proposals(self.candidates, self.candidates.build_proposals(context))
-        step = _PrefixStep(self, context, proposals)
-        return TrainingStep(
-            examples=examples if proposals.examples is None else proposals.examples,
-            loss=step.loss,
-            prepare=step.prepare,
-            begin=proposals.begin,
-            state=proposals.state,
-            save=proposals.save,
+        proposer = CheckedProposer(self.candidates, context)
+        proposer.check_not_listed(self)
+        return proposer.complete(
+            TrainingStep(examples=examples, loss=_PrefixStep(self, context, proposer).loss, prepare=proposer.prepare)
         )
 
 
 class _PrefixStep:
     """The built objective."""
 
-    def __init__(self, objective: PrefixContrast, context: ObjectiveContext, proposals: Proposals) -> None:
-        self.objective, self.context, self.proposals, self.scheduled = objective, context, proposals, ScheduledSettings(objective)
+    def __init__(self, objective: PrefixContrast, context: ObjectiveContext, proposer: CheckedProposer) -> None:
+        self.objective, self.context, self.proposer, self.scheduled = objective, context, proposer, ScheduledSettings(objective)
         data = context.data()
         none = torch.full((1, data.semantic_ids.levels), -1)
         self.codes = DeviceTable(torch.cat([none, data.semantic_ids.codes]))  # int64 [N + 1, L]
         self.prefixes = prefix_counts(data.semantic_ids.codes) if objective.scaled else None
-        self.check = CandidateCheck(objective.candidates, data.item_count, data.own_ids)
-
-    def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:
-        """Return the input of a step. Runs on the CPU before the step needs it."""
-        rows, places = with_places(batch)
-        candidates = None
-        if self.proposals.on_host is not None:
-            with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates for step {step}"):
-                candidates = self.check(self.proposals.on_host(rows, step), rows)
-        return PreparedRows(batch, places, rows, candidates, None, HostRows(rows, candidates))
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
         objective, rows = self.scheduled.at(self.objective, step), prepared.rows
         scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
-        candidates = prepared.candidates
-        if candidates is None:
-            assert self.proposals.in_step is not None
-            with plugin_errors.attribute_to(objective.candidates, f"while it proposed candidates in step {step}"):
-                candidates = self.check(self.proposals.in_step(rows, prepared.host.rows, step, scores), rows)
+        candidates = self.proposer.within(prepared, step, scores)
         negatives = items_of(candidates)  # the target among them shares all of its codes, and so takes no part
         if candidates.rows is not None:
             negatives = negatives.masked_fill(~candidates.rows.unsqueeze(1), 0)
