@@ -20,7 +20,7 @@ from genrec.errors import UsageError, given
 from genrec.objectives.advantage_check import check_advantages, check_terms
 from genrec.objectives.checked_proposer import LISTED, CheckedProposer
 from genrec.objectives.group_logs import JudgedGroups, group_logs
-from genrec.objectives.prepared_rows import PreparedRows
+from genrec.objectives.prepared_rows import PreparedRows, mean_likelihood
 from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
@@ -61,7 +61,8 @@ class PolicyGradient:
     The loss of a step is `weight * (surrogate + kl * k3) + likelihood * NLL`. The surrogate is the mean over the groups (rows) with
     spread of the mean over their candidates. k3 is the same mean over all groups that take part, and NLL the mean of -log p(code)
     over the targets of all rows. A group takes part if its proposer lets it, and with `gate` if it holds a hit: a candidate with the
-    target's Semantic ID. Different items of one Semantic ID are one candidate, the first of them.
+    target's Semantic ID. Different items of one Semantic ID are one candidate, the first of them. If the proposer weights its rows
+    (`Candidates.weight`), all three means are weighted.
 
     Methods as values (`C = PolicyGradient`, published settings; fields that are not named keep their defaults):
 
@@ -179,10 +180,11 @@ class _PolicyGradientStep:
         taking_part = taking_part & hits.any(1) if objective.gate else taking_part
         counted = taking_part & advantages.spread
         logs = group_logs(JudgedGroups(mask, hits, rewards, log_prob.detach(), advantages.values, terms.clipped, counted))
-        surrogate, likelihood = group_mean(terms.loss, mask, counted), -scored.targets.mean()
+        surrogate = group_mean(terms.loss, mask, counted, candidates.weight)
+        likelihood = -mean_likelihood(scored.targets, True, candidates.weight)
         logs |= {"policy_loss": surrogate.detach(), "likelihood_loss": likelihood.detach()} | self.scheduled.logs(step, mask.device)
         if scored.reference is not None:
-            divergence = group_mean(k3_estimate(log_prob, scored.reference), mask, taking_part)
+            divergence = group_mean(k3_estimate(log_prob, scored.reference), mask, taking_part, candidates.weight)
             logs["kl"] = divergence.detach()
             surrogate = surrogate + constant(objective, "kl") * divergence if objective.kl_in == "loss" else surrogate
         loss, likelihood_weight = constant(objective, "weight") * surrogate, constant(objective, "likelihood")

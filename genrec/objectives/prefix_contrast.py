@@ -16,7 +16,7 @@ from torch import Tensor
 from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
 from genrec.objectives.checked_proposer import CheckedProposer
-from genrec.objectives.prepared_rows import PreparedRows, items_of
+from genrec.objectives.prepared_rows import PreparedRows, items_of, mean_likelihood
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
 from genrec.preference.candidates import Pairs, Sampled
@@ -49,7 +49,8 @@ class PrefixContrast:
 
     `c_t = (V_t - 1) / (1 + number of negatives that take part)`, with V_t different prefixes of t codes in the catalog, makes the sum
     stand for all of them; `scaled=False` leaves it out. The weights `w_t` are proportional to `L_t exp(eta L_t)`, without a gradient,
-    and add up to 1: prefixes that lose get more weight. NLL is the mean of -log p(code) over rows and levels, from the same pass.
+    and add up to 1: prefixes that lose get more weight. NLL is the mean of -log p(code) over rows and levels, from the same pass. If
+    the proposer weights its rows (`Candidates.weight`), both means over the rows are weighted.
 
     The defaults are those of the authors' code: 100 uniform negatives, weight 0.1, eta 0.
     """
@@ -113,8 +114,8 @@ class _PrefixStep:
         levels = at_least_float32(scores.level_log_prob(items))
         codes = self.codes.on(items.device)[items]
         differs = (codes[:, 1:] != codes[:, :1]).cummax(2).values & (negatives > 0).unsqueeze(2)
-        losses = prefix_losses(levels[:, 0], levels[:, 1:], differs, self.prefixes)
-        weights, likelihood = prefix_weights(losses, objective.eta), -levels[:, 0].mean()
+        losses = prefix_losses(levels[:, 0], levels[:, 1:], differs, self.prefixes, candidates.weight)
+        weights, likelihood = prefix_weights(losses, objective.eta), -mean_likelihood(levels[:, 0], True, candidates.weight)
         contrast = (weights * losses).sum()
         logs = {"prefix_loss": contrast.detach(), "likelihood_loss": likelihood.detach()}
         logs |= {f"prefix_loss_{level + 1}": each for level, each in enumerate(losses.detach().unbind(0))}
@@ -126,11 +127,14 @@ def prefix_counts(codes: Tensor) -> list[int]:
     return [len(np.unique(codes[:, : level + 1].numpy(), axis=0)) for level in range(codes.shape[1])]
 
 
-def prefix_losses(target: Tensor, negatives: Tensor, differs: Tensor, prefixes: list[int] | None = None) -> Tensor:
+def prefix_losses(
+    target: Tensor, negatives: Tensor, differs: Tensor, prefixes: list[int] | None = None, weight: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """Return L_t of `PrefixContrast` for each level, float32 [L], averaged over the rows; 0 for a row without a negative at t.
 
     `target` float32 [X, L] and `negatives` float32 [X, K, L] are log-probabilities of codes, -inf where masked. `differs` bool
-    [X, K, L] is true where a negative takes part at the prefix that ends there. `prefixes` are V_1..V_L; None: not scaled.
+    [X, K, L] is true where a negative takes part at the prefix that ends there. `prefixes` are V_1..V_L; None: not scaled. `weight`
+    float32 [X] are weights of the rows in the mean, above 0; None: all 1.
     """
     places = torch.arange(1, target.shape[1] + 1, device=target.device)
     cumulative = torch.where(differs.any(2, keepdim=True), negatives, 0.0).cumsum(2)
@@ -142,7 +146,9 @@ def prefix_losses(target: Tensor, negatives: Tensor, differs: Tensor, prefixes: 
         counts = torch.tensor(prefixes, dtype=total.dtype, device=total.device) - 1
         total = total + (counts / (1 + taking_part)).log()
     losses = torch.nn.functional.softplus(total - chosen)
-    return torch.where(present, losses, 0.0).mean(0) / places
+    losses = torch.where(present, losses, 0.0)
+    mean = losses.mean(0) if weight is None else (weight.unsqueeze(1) * losses).sum(0) / weight.sum()
+    return mean / places
 
 
 def prefix_weights(losses: Tensor, eta: float) -> Tensor:
