@@ -28,6 +28,7 @@ from genrec.errors import counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.comparison.held_out_negatives import held_out_negatives
+from genrec.evaluation.comparison.held_out_preferred import held_out_preferred
 from genrec.evaluation.comparison.preference_shares import preference_share
 from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.evaluation.feedback_metrics import user_counts
@@ -210,7 +211,7 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared, corpus.own_ids)
         cold.to_parquet(folder / "cold.parquet", index=False)
         metrics |= cold_only_metrics(cold, spec.cutoffs)
-    metrics |= _held_out_negatives(corpus, parents) | _preference_share(parents) | {"excluded_targets": float(result.excluded_targets)}
+    metrics |= _held_out_shares(corpus, parents) | _preference_share(parents) | {"excluded_targets": float(result.excluded_targets)}
     evaluated = evaluated_of(
         result,
         spec,
@@ -234,15 +235,21 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     write_json(folder / "metrics.json", metrics | measured.means)
 
 
-def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
-    """Return how many negatives of an alignment were held-out items of their users; empty for a row without alignment."""
-    files = [parents[stage] / "drawn_negatives.parquet" for stage in parents if kind_of_stage(stage) == "align"]
-    drawn = [pd.read_parquet(file) for file in files if file.is_file()]
-    if not drawn:
+def _held_out_shares(corpus: Corpus, parents: Parents) -> dict[str, float]:
+    """Return how many negatives and preferred items of an alignment were held-out items of their users; empty without such counts."""
+    drawn, preferred = (_counts(parents, name) for name in ("drawn_negatives.parquet", "preferred_items.parquet"))
+    if drawn is None and preferred is None:
         return {}
-    counts = pd.concat(drawn).groupby(["user", "item"], as_index=False).sum()
     train, validation, test = (corpus.part(part) for part in PARTS)
-    return held_out_negatives(counts, train, validation, test, corpus.item_count)
+    shares = {} if drawn is None else held_out_negatives(drawn, train, validation, test, corpus.item_count)
+    return shares if preferred is None else shares | held_out_preferred(preferred, train, validation, test)
+
+
+def _counts(parents: Parents, name: str) -> pd.DataFrame | None:
+    """Return the counts by user and item of all alignments, columns user, item and count; None if no alignment has such a file."""
+    files = [parents[stage] / name for stage in parents if kind_of_stage(stage) == "align"]
+    found = [pd.read_parquet(file) for file in files if file.is_file()]
+    return pd.concat(found).groupby(["user", "item"], as_index=False).sum() if found else None
 
 
 def _preference_share(parents: Parents) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from genrec.objectives.scored_candidates import CandidateCodes, ScoredCandidates
 from genrec.plugin_source import name_with_place
 from genrec.policy_modules import device_of
 from genrec.preference.candidate_contract import without_target_first
+from genrec.preference.candidates import History, InvalidIds, Pairs, Sampled, Together, TopItems
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import Exclusions, representatives
 from genrec.preference.rewards import checked_rating
@@ -48,6 +49,7 @@ from genrec.types import (
 if TYPE_CHECKING:
     from genrec.objectives.preferences import Preference
 
+TARGET_FIRST = (History, InvalidIds, Pairs, Sampled, Together, TopItems)  # their first candidate is the target of the row
 UNRATED = (
     "Preference.reward rates items, but {!r} proposes code sequences that no item has; set reward to None, and take a loss without "
     "rewards"
@@ -63,7 +65,8 @@ class PreferenceStep:
         assert context.reference is not None
         self.objective, self.context, self.proposer, self.reference = objective, context, proposer, context.reference
         self.scheduled = ScheduledSettings(objective)
-        self.cache, self.state = cache, PreferenceState(context.data(), proposer.proposals.state, cache)
+        self.cache = cache
+        self.state = PreferenceState(context.data(), proposer.proposals.state, cache, _counted_preferences(objective))
         self.dislikes = Dislikes(context.data()) if objective.chosen == "best" else None
         self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
@@ -169,6 +172,13 @@ class PreferenceStep:
         self.state.save(folder)
         if self.proposer.proposals.save is not None:
             self.proposer.proposals.save(folder)
+
+
+def _counted_preferences(objective: Preference) -> Literal["none", "taking part", "all"]:
+    """Return which preferred items are counted: none where they are the logged targets, or the file's, which is checked itself."""
+    if objective.chosen == "first" and type(objective.candidates) in TARGET_FIRST:
+        return "none"
+    return "all" if objective.likelihood else "taking part"
 
 
 def _total(
