@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from genrec import plugin_errors
@@ -14,6 +15,7 @@ from genrec.errors import UsageError
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.rows import with_places
 from genrec.preference.candidate_contract import CandidateCheck, checked_proposals
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.types import (
     Candidates,
     ObjectiveContext,
@@ -26,6 +28,7 @@ from genrec.types import (
     WindowBatch,
 )
 
+TRIED = 16  # examples of a trial before a training
 LISTED = "{}.candidates {!r} lists candidates in their order; use Preference(candidates=...)"
 
 
@@ -70,6 +73,20 @@ class CheckedProposer:
         assert self.proposals.in_step is not None
         with plugin_errors.attribute_to(self.proposer, f"while it proposed candidates in step {step}"):
             return self._check(self.proposals.in_step(prepared.rows, prepared.host.rows, step, scores), prepared.rows)
+
+    def of_first_examples(self, given: TrainingExamples, context: ObjectiveContext) -> Candidates:
+        """Return the candidates of the first examples, as step 0 would have them; `given` are those of the objective."""
+        examples = self.examples(given)
+        number = torch.arange(min(TRIED, len(examples)))
+        batch = examples.batch(number)
+        rows, places = with_places(batch)
+        candidates = self.on_host(rows, 0, number)
+        if candidates is not None:
+            return candidates
+        if self.proposals.begin is not None:
+            self.proposals.begin(0)
+        scores = scores_of(context.policy, batch, places, rows, context.normalize)
+        return self.within(PreparedRows(batch, places, rows, None, None, HostRows(rows, None)), 0, scores)
 
     def complete(self, step: TrainingStep) -> TrainingStep:
         """Return a step with the proposer's parts: its own examples, `begin`, `state` and `save`."""

@@ -12,6 +12,7 @@ from genrec import plugin_errors
 from genrec.errors import UsageError
 from genrec.objectives.checked_proposer import CheckedProposer
 from genrec.objectives.numbered_examples import NumberedBatch
+from genrec.objectives.one_negative import check_one_negative
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
 from genrec.objectives.preferred_candidates import Dislikes, best_first
@@ -93,6 +94,7 @@ class PreferenceStep:
         objective, rows = self.scheduled.at(self.objective, step), prepared.rows
         scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
         candidates = self.proposer.within(prepared, step, scores)
+        check_one_negative(objective.loss, objective.candidates, candidates)
         counted = candidates if prepared.host.candidates is None else prepared.host.candidates
         if counted.rows is not None:
             self.state.gated.fill_(True)
