@@ -21,7 +21,7 @@ from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
 from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.candidates.row_scores import scores_of
-from genrec.preference.level_checks import check_has_levels
+from genrec.preference.level_checks import check_has_levels, check_several_levels
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.negatives import Uniform
 from genrec.preference.range_checks import check_range
@@ -32,10 +32,13 @@ from genrec.types import (
     NumberOrSchedule,
     ObjectiveContext,
     Proposer,
+    SamplerContext,
     TrainingStep,
 )
 from genrec.types.objective import Targets
 from genrec.types.specification import check_types
+
+READS = "the log-probabilities of prefixes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +79,17 @@ class PrefixContrast:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the policy has no levels or is not causal as `targets` needs, or if the split lacks the labels."""
-        check_has_levels(self, "the log-probabilities of prefixes", experiment)
+        check_has_levels(self, READS, experiment)
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
 
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise UsageError if a Semantic ID has one code."""
+        check_several_levels(self, READS, context.semantic_ids)
+
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
+        self.check_context(context.data())
         check_sequence_policy(self, self.targets, context.policy)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
