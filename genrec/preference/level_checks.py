@@ -35,5 +35,5 @@ def check_several_levels(component: object, reads: str, semantic_ids: SemanticId
     if semantic_ids.levels < 2:
         name = type(component).__name__
         raise UsageError(
-            f"{name} needs {reads}, but the Semantic IDs have one code; leave {name} out, or give tokenize.quantizer two or more levels"
+            f"{name} needs {reads}, but the Semantic IDs have one code; leave {name} out, or give the quantizer two or more levels"
         )
