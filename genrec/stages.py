@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -21,47 +19,29 @@ from genrec import process_group
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import CorpusExamples, examples
-from genrec.data.held_out_feedback import held_out_items
-from genrec.data.splits import PARTS
 from genrec.embeddings.vector_checks import check_vectors
-from genrec.errors import counted
-from genrec.evaluation.cold_metrics import cold_only_metrics
-from genrec.evaluation.cold_quota import with_cold_quota
-from genrec.evaluation.cold_ranking import evaluate_unseen
-from genrec.evaluation.comparison.held_out_negatives import held_out_negatives
-from genrec.evaluation.comparison.preference_shares import preference_share
-from genrec.evaluation.comparison.reward_model_notes import reward_model_metrics
-from genrec.evaluation.evaluate import evaluate, metrics_of
-from genrec.evaluation.feedback_metrics import user_counts
-from genrec.evaluation.measurement import evaluated_of, measure, with_users
+from genrec.evaluation_stage import build_evaluate
 from genrec.experiment import Experiment
-from genrec.model.unconstrained_sampling import greedy_items
 from genrec.plugin_source import components
-from genrec.policy_modules import device_of
-from genrec.progress import say
 from genrec.stage_inputs import (
     Parents,
     held_out_events,
     load_policy,
-    load_recommender,
     load_semantic_ids,
-    popularity_of,
     training_data,
 )
-from genrec.stage_names import align_stage, kind_of_stage, place_of
+from genrec.stage_names import align_stage, place_of
 from genrec.store import write_json
 from genrec.tokenizer import save_tokenized, tokenize
 from genrec.training import curves
 from genrec.training.checkpoint import weights
 from genrec.training.numerics import check_finite
 from genrec.training.tensorboard_log import tensorboard
-from genrec.training.user_batches import batches, select_users
-from genrec.training.validation import baseline_scores, seen_items, user_ids, validation_score
-from genrec.training.validation_feedback import disliked_without_target, users_without_target
+from genrec.training.user_batches import select_users
+from genrec.training.validation import baseline_scores, user_ids, validation_score
 from genrec.types import (
     CheckedCatalog,
     CheckedData,
-    DecodingPolicy,
     Policy,
     PolicySpecification,
     ResumableEncoder,
@@ -193,74 +173,6 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
     if process_group.leads():
         _save_policy(policy, outcome, step, folder)
         write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
-
-
-def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Rank the test items with the policy or the baseline; write ranks, lists, metrics per user and their means.
-
-    If some test items do not occur in training, their ranks among the unseen items alone are written too.
-    """
-    corpus = Corpus.load(parents["data"])
-    spec, popularity = experiment.evaluate, popularity_of(corpus)
-    recommender, shared = load_recommender(experiment, corpus, parents)
-    if "sft" not in experiment.stages:
-        spec = replace(spec, scoring="beam")  # `recommend` of a baseline is exact: it prunes nothing
-    tested = examples(corpus, "test", experiment.history_length)
-    test = batches(select_users(tested, spec.max_users, "test"), spec.batch_size, device_of(recommender))
-    seen_before = seen_items(corpus)
-    seen = seen_before if spec.filter_seen else None
-    quota = spec.cold_quota if "sft" in experiment.stages else None
-    ranker = with_cold_quota(recommender, load_semantic_ids(corpus, parents), popularity, quota)
-    result = evaluate(ranker, test, spec, seen, shared, corpus.own_ids)
-    if result.excluded_targets:
-        say(f"evaluate: {counted(result.excluded_targets, 'user')} had already taken the target; filter_seen counts this as a miss")
-    result.ranks.to_parquet(folder / "ranks.parquet", index=False)
-    result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
-    metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity)
-    if "cold_users" in metrics:
-        cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared, corpus.own_ids)
-        cold.to_parquet(folder / "cold.parquet", index=False)
-        metrics |= cold_only_metrics(cold, spec.cutoffs)
-    metrics |= _held_out_negatives(corpus, parents) | _preference_share(parents) | reward_model_metrics(parents.get("reward"))
-    metrics["excluded_targets"] = float(result.excluded_targets)
-    evaluated = evaluated_of(
-        result,
-        spec,
-        popularity,
-        lambda: corpus.part("train"),
-        corpus.items,
-        recommender,
-        test,
-        seen_before,
-        shared,
-        partial(greedy_items, recommender) if isinstance(recommender, DecodingPolicy) else None,
-        held_out_items(corpus, "test"),
-    )
-    measured = measure(evaluated, spec.metrics, list(metrics))
-    further = users_without_target(corpus, "test", experiment.history_length, len(tested), spec.max_users)
-    disliked = disliked_without_target(ranker, corpus, "test", further, spec, seen)
-    measured = measured if disliked is None else with_users(measured, *disliked)
-    metrics |= user_counts(measured.counts)
-    measured.per_user.to_parquet(folder / "user_metrics.parquet", index=False)
-    write_json(folder / "user_counts.json", measured.counts)
-    write_json(folder / "metrics.json", metrics | measured.means)
-
-
-def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
-    """Return how many negatives of an alignment were held-out items of their users; empty for a row without alignment."""
-    files = [parents[stage] / "drawn_negatives.parquet" for stage in parents if kind_of_stage(stage) == "align"]
-    drawn = [pd.read_parquet(file) for file in files if file.is_file()]
-    if not drawn:
-        return {}
-    counts = pd.concat(drawn).groupby(["user", "item"], as_index=False).sum()
-    train, validation, test = (corpus.part(part) for part in PARTS)
-    return held_out_negatives(counts, train, validation, test, corpus.item_count)
-
-
-def _preference_share(parents: Parents) -> dict[str, float]:
-    """Return the share of rows of the last alignment that gave a preference; empty if there is none, or all rows did."""
-    aligned = [stage for stage in parents if kind_of_stage(stage) == "align"]
-    return preference_share(pd.read_parquet(parents[aligned[-1]] / "curves.parquet")) if aligned else {}
 
 
 def builder_of(stage: str) -> Callable[..., None]:

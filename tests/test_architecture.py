@@ -47,6 +47,7 @@ GROUND = {
     "input_files",
     "id_matching",
     "stage_names",
+    "value_forms",
 }  # import nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines", "trackers"}
 TOP = [

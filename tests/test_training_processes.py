@@ -38,6 +38,7 @@ from genrec.objectives.preference_state import PreferenceState, preference_state
 from genrec.preference.candidates import Rollouts, Sampled, TopItems
 from genrec.preference.losses import KTO, SoftmaxDPO
 from genrec.preference.negatives import Uniform
+from genrec.preference.rewards import Popular
 from genrec.training.batch_stream import BatchStream
 from genrec.training.lightning_module import PartLog, mean_logs, of_all_processes
 from genrec.training.shared_state import check_equal, clear_counts, collect_counts
@@ -138,8 +139,8 @@ def test_logs_of_a_step_are_joined_in_the_order_of_its_parts(monkeypatch: pytest
 
 
 def state_with_draws() -> PreferenceState:
-    """Return the state of an objective after a step of 16 examples with 2 negatives each."""
-    step, _, frozen, batch = built_step(alignment(num_negatives=2))
+    """Return the state of an objective after a step of 16 examples with 2 negatives each, in which a reward prefers an item."""
+    step, _, frozen, batch = built_step(alignment(num_negatives=2, reward=Popular(), chosen="best"))
     take(step, frozen, batch, 0)
     (state,) = preference_states(step.state)
     return state
@@ -149,11 +150,16 @@ def state_with_draws() -> PreferenceState:
 def test_counts_are_collected_by_the_first_process(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     state = state_with_draws()
     rows, draws = int(state.statistics.totals["rows"]), int(state.draw_counts.table()["count"].sum())
-    assert (rows, draws) == (16, 32)
+    assert state.preferred is not None
+    preferred = int(state.preferred.table()["count"].sum())
+    assert rows == 16
+    assert 0 < preferred <= 16
+    assert 0 < draws <= 32
     of_two(monkeypatch, rank, lambda value: {name: each.clone() for name, each in value.items()} if isinstance(value, dict) else True)
     collect_counts(state)
     assert int(state.statistics.totals["rows"]) == (32 if rank == 0 else 0)
-    assert state.draw_counts.table()["count"].sum() == (64 if rank == 0 else 0)
+    assert state.draw_counts.table()["count"].sum() == (2 * draws if rank == 0 else 0)
+    assert state.preferred.table()["count"].sum() == (2 * preferred if rank == 0 else 0)
     assert bool(state.gated)  # in one of them
 
 
@@ -164,7 +170,9 @@ def test_a_resumed_process_has_the_counts_of_a_checkpoint_only_if_it_is_the_firs
     assert int(state.statistics.totals["rows"]) == 16
     of_two(monkeypatch, 1, lambda value: value)
     clear_counts(state)
-    assert int(state.statistics.totals["rows"]) == state.draw_counts.table()["count"].sum() == 0
+    assert state.preferred is not None
+    counts = [len(each.table()) for each in (state.draw_counts, state.preferred)]
+    assert (int(state.statistics.totals["rows"]), *counts) == (0, 0, 0)
 
 
 def test_tensors_that_differ_between_processes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,10 +180,13 @@ def test_tensors_that_differ_between_processes_are_found(monkeypatch: pytest.Mon
     tensors: dict[str, Tensor] = {
         "weight": torch.ones(3, dtype=torch.bfloat16),
         "own.rows": torch.tensor(4),
+        "0.preferred_pairs": torch.tensor([7]),
         "flag": torch.tensor([True]),
         "none": torch.ones(0, 2),
     }
     of_two(monkeypatch, 0, dict)
+    check_equal(tensors)
+    of_two(monkeypatch, 0, lambda value: {name: each for name, each in value.items() if "preferred" not in name})
     check_equal(tensors)
     of_two(monkeypatch, 0, lambda value: {**value, "flag": "another"})
     with pytest.raises(UsageError, match="processes 0 and 1 of this training have different values of flag"):

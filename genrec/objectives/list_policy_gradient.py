@@ -14,7 +14,8 @@ from torch import Tensor
 
 from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
-from genrec.errors import InputError, UsageError, given
+from genrec.errors import UsageError, given
+from genrec.objectives.advantage_check import check_list_advantages
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.item_draws import check_draws_items, check_experiment, check_training
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
@@ -23,7 +24,7 @@ from genrec.objectives.reward_measure import reward_measure
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
-from genrec.plugin_source import components, name_with_place
+from genrec.plugin_source import components
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
 from genrec.preference.losses.log_ratios import at_least_float32
@@ -209,10 +210,5 @@ class _ListStep:
         codes = torch.zeros((*rewards.shape, 0), dtype=torch.int64, device=rewards.device)
         with plugin_errors.attribute_to(objective.advantage, f"in step {step}"):
             found = objective.advantage.estimate(CandidateGroups(rewards, mask, codes))
-        if found.values.shape != rewards.shape or found.spread.shape != rewards.shape[:1]:
-            raise InputError(
-                f"{name_with_place(type(objective.advantage))}: values must be {list(rewards.shape)}, one for each list, and spread "
-                f"{list(rewards.shape[:1])}, got {list(found.values.shape)} and {list(found.spread.shape)}; advantages by code do not "
-                "fit lists, use GroupAdvantage() or LeaveOneOutAdvantage()"
-            )
+        check_list_advantages(objective.advantage, found, rewards)
         return found

@@ -16,17 +16,16 @@ from torch import Tensor
 
 from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
-from genrec.errors import InputError, UsageError, given
+from genrec.errors import UsageError, given
+from genrec.objectives.advantage_check import check_advantages, check_terms
+from genrec.objectives.checked_proposer import LISTED, CheckedProposer
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.item_draws import WITHOUT_REFERENCE
-from genrec.objectives.prepared_rows import HostRows, PreparedRows
+from genrec.objectives.prepared_rows import PreparedRows, mean_likelihood
 from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.reward_measure import reward_measure
-from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
-from genrec.plugin_source import name_with_place
-from genrec.preference.candidate_contract import CandidateCheck, checked_proposals
 from genrec.preference.candidates import Pairs, Rollouts
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
@@ -45,7 +44,6 @@ from genrec.types import (
     GroupLogProbs,
     NumberOrSchedule,
     ObjectiveContext,
-    Proposals,
     Proposer,
     Reward,
     RowScores,
@@ -53,12 +51,9 @@ from genrec.types import (
     Surrogate,
     SurrogateTerms,
     TrainingStep,
-    WindowBatch,
 )
 from genrec.types.objective import Targets
 from genrec.types.specification import check_types
-
-LISTED = "PolicyGradient.candidates {!r} lists candidates in their order; use Preference(candidates=...)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +63,8 @@ class PolicyGradient:
     The loss of a step is `weight * (surrogate + kl * k3) + likelihood * NLL`. The surrogate is the mean over the groups (rows) with
     spread of the mean over their candidates. k3 is the same mean over all groups that take part, and NLL the mean of -log p(code)
     over the targets of all rows. A group takes part if its proposer lets it, and with `gate` if it holds a hit: a candidate with the
-    target's Semantic ID. Different items of one Semantic ID are one candidate, the first of them.
+    target's Semantic ID. Different items of one Semantic ID are one candidate, the first of them. If the proposer weights its rows
+    (`Candidates.weight`), all three means are weighted.
 
     Methods as values (`C = PolicyGradient`, published settings; fields that are not named keep their defaults):
 
@@ -119,7 +115,7 @@ class PolicyGradient:
             if isinstance(value, type) or not isinstance(value, kind):
                 raise UsageError(f"PolicyGradient.{name} must be {expected}, got {given(value)}")
         if isinstance(self.candidates, Pairs):
-            raise UsageError(LISTED.format(self.candidates))
+            raise UsageError(LISTED.format("PolicyGradient", self.candidates))
         if isinstance(self.candidates, CodeProposer) and self.candidates.proposes_codes():
             raise UsageError(
                 f"PolicyGradient.candidates must be items, which rewards judge, got {self.candidates!r}, which proposes code "
@@ -138,19 +134,12 @@ class PolicyGradient:
             raise UsageError(WITHOUT_REFERENCE.format("PolicyGradient", self.kl))
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
-        proposals = checked_proposals(self.candidates, self.candidates.build_proposals(context))
-        if proposals.listed is not None:
-            raise UsageError(LISTED.format(self.candidates))
-        step = _PolicyGradientStep(self, context, proposals)
-        return TrainingStep(
-            examples=examples if proposals.examples is None else proposals.examples,
-            loss=step.loss,
-            prepare=step.prepare,
-            begin=proposals.begin,
-            state=proposals.state,
-            save=proposals.save,
-            measure=reward_measure(self.reward, step.rate, context),
-            fault=step.rewards.fault,
+        proposer = CheckedProposer(self.candidates, context, masks=True)
+        proposer.check_not_listed(self)
+        step = _PolicyGradientStep(self, context, proposer)
+        measure = reward_measure(self.reward, step.rate, context)
+        return proposer.complete(
+            TrainingStep(examples=examples, loss=step.loss, prepare=proposer.prepare, measure=measure, fault=step.rewards.fault)
         )
 
 
@@ -167,25 +156,15 @@ class _ScoredGroups(NamedTuple):
 class _PolicyGradientStep:
     """The built objective."""
 
-    def __init__(self, objective: PolicyGradient, context: ObjectiveContext, proposals: Proposals) -> None:
-        self.objective, self.context, self.proposals, self.scheduled = objective, context, proposals, ScheduledSettings(objective)
+    def __init__(self, objective: PolicyGradient, context: ObjectiveContext, proposer: CheckedProposer) -> None:
+        self.objective, self.context, self.proposer, self.scheduled = objective, context, proposer, ScheduledSettings(objective)
         semantic_ids = context.data().semantic_ids
         self.codes = torch.cat([torch.full((1, semantic_ids.levels), -1), semantic_ids.codes])  # int64 [N + 1, L]
         self.numbers = representatives(context.data())  # int64 [N + 1]  equal for items of one Semantic ID
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = checked_rating(objective.reward, context.data()).rate
         self.rewards = RewardCheck(objective.reward, context.data().own_ids)
-        self.check = CandidateCheck(objective.candidates, context.data().item_count, context.data().own_ids, masks=True)
         self.checked = False
-
-    def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:
-        """Return the input of a step. Runs on the CPU before the step needs it."""
-        rows, places = with_places(batch)
-        candidates = None
-        if self.proposals.on_host is not None:
-            with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates for step {step}"):
-                candidates = self.check(self.proposals.on_host(rows, step), rows)
-        return PreparedRows(batch, places, rows, candidates, None, HostRows(rows, candidates))
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
@@ -203,10 +182,11 @@ class _PolicyGradientStep:
         taking_part = taking_part & hits.any(1) if objective.gate else taking_part
         counted = taking_part & advantages.spread
         logs = group_logs(JudgedGroups(mask, hits, rewards, log_prob.detach(), advantages.values, terms.clipped, counted))
-        surrogate, likelihood = group_mean(terms.loss, mask, counted), -scored.targets.mean()
+        surrogate = group_mean(terms.loss, mask, counted, candidates.weight)
+        likelihood = -mean_likelihood(scored.targets, True, candidates.weight)
         logs |= {"policy_loss": surrogate.detach(), "likelihood_loss": likelihood.detach()} | self.scheduled.logs(step, mask.device)
         if scored.reference is not None:
-            divergence = group_mean(k3_estimate(log_prob, scored.reference), mask, taking_part)
+            divergence = group_mean(k3_estimate(log_prob, scored.reference), mask, taking_part, candidates.weight)
             logs["kl"] = divergence.detach()
             surrogate = surrogate + constant(objective, "kl") * divergence if objective.kl_in == "loss" else surrogate
         loss, likelihood_weight = constant(objective, "weight") * surrogate, constant(objective, "likelihood")
@@ -214,11 +194,7 @@ class _PolicyGradientStep:
 
     def _propose(self, prepared: PreparedRows, step: int, scores: RowScores) -> Candidates:
         """Return the candidates of a step, with the mask of those that the policy can tell apart."""
-        candidates = prepared.candidates
-        if candidates is None:
-            assert self.proposals.in_step is not None
-            with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates in step {step}"):
-                candidates = self.check(self.proposals.in_step(prepared.rows, prepared.host.rows, step, scores), prepared.rows)
+        candidates = self.proposer.within(prepared, step, scores)
         if candidates.codes is not None:
             raise UsageError(
                 f"PolicyGradient takes items as candidates, got codes of no item from {self.objective.candidates!r}; "
@@ -265,36 +241,10 @@ class _PolicyGradientStep:
         with plugin_errors.attribute_to(objective.advantage, f"in step {step}"):
             advantages = objective.advantage.estimate(groups)
         if not self.checked:
-            _check_advantages(objective.advantage, advantages, scored.levels)
+            check_advantages(objective.advantage, advantages, scored.levels)
         with plugin_errors.attribute_to(objective.surrogate, f"in step {step}"):
             terms = objective.surrogate.terms(GroupLogProbs(scored.levels, behavior), advantages)
         if not self.checked:
-            _check_terms(objective.surrogate, terms, scored.mask)
+            check_terms(objective.surrogate, terms, scored.mask)
             self.checked = True
         return advantages, terms
-
-
-def _check_advantages(advantage: object, found: object, levels: Tensor) -> None:
-    """Raise InputError unless a plug-in's advantages have the right shapes. `levels` is float32 [X, M, L]."""
-    name, shapes = name_with_place(type(advantage)), [list(levels.shape[:2]), list(levels.shape)]
-    if not isinstance(found, Advantages):
-        raise InputError(f"{name} must return genrec.types.Advantages, got {type(found).__name__}")
-    if list(found.values.shape) not in shapes or list(found.spread.shape) != shapes[0][:1]:
-        raise InputError(
-            f"{name}: values must be {shapes[0]} or {shapes[1]} and spread {shapes[0][:1]}, "
-            f"got {list(found.values.shape)} and {list(found.spread.shape)}"
-        )
-
-
-def _check_terms(surrogate: object, found: object, mask: Tensor) -> None:
-    """Raise InputError unless a plug-in's surrogate has the right shapes and a gradient. `mask` is bool [X, M]."""
-    name = name_with_place(type(surrogate))
-    if not isinstance(found, SurrogateTerms):
-        raise InputError(f"{name} must return genrec.types.SurrogateTerms, got {type(found).__name__}")
-    if found.loss.shape != mask.shape or found.clipped.shape != mask.shape:
-        raise InputError(
-            f"{name}: loss and clipped must be {list(mask.shape)}, one value for each candidate (no mean or sum), "
-            f"got {list(found.loss.shape)} and {list(found.clipped.shape)}"
-        )
-    if not found.loss.requires_grad:
-        raise InputError(f"{name}: the loss has no gradient; do not detach the policy's log-probabilities")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from genrec import plugin_errors
 from genrec.errors import UsageError
+from genrec.objectives.checked_proposer import CheckedProposer
 from genrec.objectives.numbered_examples import NumberedBatch
+from genrec.objectives.one_negative import check_one_negative
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
 from genrec.objectives.preferred_candidates import Dislikes, best_first
@@ -31,7 +33,8 @@ from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.scored_candidates import CandidateCodes, ScoredCandidates, log_probs
 from genrec.plugin_source import name_with_place
 from genrec.policy_modules import device_of
-from genrec.preference.candidate_contract import CandidateCheck, without_target_first
+from genrec.preference.candidate_contract import without_target_first
+from genrec.preference.candidates import History, InvalidIds, Pairs, Sampled, Together, TopItems
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import Exclusions, representatives
 from genrec.preference.rewards import checked_rating
@@ -40,7 +43,6 @@ from genrec.progress import say
 from genrec.types import (
     Candidates,
     ObjectiveContext,
-    Proposals,
     SequenceBatch,
     WindowBatch,
 )
@@ -48,6 +50,7 @@ from genrec.types import (
 if TYPE_CHECKING:
     from genrec.objectives.preferences import Preference
 
+TARGET_FIRST = (History, InvalidIds, Pairs, Sampled, Together, TopItems)  # their first candidate is the target of the row
 UNRATED = (
     "Preference.reward rates items, but {!r} proposes code sequences that no item has; set reward to None, and take a loss without "
     "rewards"
@@ -55,20 +58,22 @@ UNRATED = (
 
 
 class PreferenceStep:
-    """The built objective. `objective` says what is compared, `proposals` who proposes."""
+    """The built objective. `objective` says what is compared, `proposer` who proposes."""
 
-    def __init__(self, objective: Preference, context: ObjectiveContext, proposals: Proposals, cache: ReferenceCache | None) -> None:
+    def __init__(
+        self, objective: Preference, context: ObjectiveContext, proposer: CheckedProposer, cache: ReferenceCache | None
+    ) -> None:  # fmt: skip
         assert context.reference is not None
-        self.objective, self.context, self.proposals, self.reference = objective, context, proposals, context.reference
+        self.objective, self.context, self.proposer, self.reference = objective, context, proposer, context.reference
         self.scheduled = ScheduledSettings(objective)
-        self.cache, self.state = cache, PreferenceState(context.data(), proposals.state, cache)
+        self.cache = cache
+        self.state = PreferenceState(context.data(), proposer.proposals.state, cache, _counted_preferences(objective))
         self.dislikes = Dislikes(context.data()) if objective.chosen == "best" else None
         self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = None if objective.reward is None else checked_rating(objective.reward, context.data()).rate
         self.codes = CandidateCodes(context.data().semantic_ids)
         self.rewards = RewardCheck(objective.reward, context.data().own_ids)
-        self.check = CandidateCheck(objective.candidates, context.data().item_count, context.data().own_ids)
         self.checked = False
 
     def prepare(self, batch: SequenceBatch | WindowBatch | NumberedBatch, step: int) -> PreparedRows:
@@ -76,7 +81,7 @@ class PreferenceStep:
         number = batch.number if isinstance(batch, NumberedBatch) else None
         batch = batch.batch if isinstance(batch, NumberedBatch) else batch
         rows, places = with_places(batch)
-        candidates = self._on_host(rows, number, step)
+        candidates = self.proposer.on_host(rows, step, number)
         if candidates is not None and self.objective.chosen == "first" and self.objective.loss.needs.positive:
             check_positives(self.objective.loss, rows, candidates, self.context.data().own_ids)
         shift = 1 if places is None else len(places) // 2  # neighboring rows of a window batch have the same user
@@ -84,28 +89,13 @@ class PreferenceStep:
         number = None if self.cache is None else number
         return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates, number), number)
 
-    def _on_host(self, rows: SequenceBatch, number: Tensor | None, step: int) -> Candidates | None:
-        """Return the candidates of rows on the CPU, the examples `number` int64 [X]; None if they are proposed in the step."""
-        if self.proposals.in_step is not None:
-            return None
-        with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates for step {step}"):
-            if self.proposals.listed is not None:
-                assert number is not None
-                return self.check(self.proposals.listed(number), rows)
-            assert self.proposals.on_host is not None
-            return self.check(self.proposals.on_host(rows, step), rows)
-
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
         objective, rows = self.scheduled.at(self.objective, step), prepared.rows
         scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
-        candidates, counted = prepared.candidates, prepared.host.candidates
-        if candidates is None:
-            assert self.proposals.in_step is not None
-            with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates in step {step}"):
-                candidates = self.check(self.proposals.in_step(rows, prepared.host.rows, step, scores), rows)
-            counted = candidates
-        assert counted is not None
+        candidates = self.proposer.within(prepared, step, scores)
+        check_one_negative(objective.loss, objective.candidates, candidates)
+        counted = candidates if prepared.host.candidates is None else prepared.host.candidates
         if counted.rows is not None:
             self.state.gated.fill_(True)
         candidates, rewards = self._judged(rows, candidates, step)
@@ -161,7 +151,7 @@ class PreferenceStep:
         """Return the rows of examples int64 [X] and their candidates, on the CPU."""
         assert self.cache is not None
         host = self.cache.examples.examples.batch(number)
-        candidates = self._on_host(host, number, 0)
+        candidates = self.proposer.on_host(host, 0, number)
         assert candidates is not None
         return host, candidates
 
@@ -182,8 +172,15 @@ class PreferenceStep:
     def save(self, folder: Path) -> None:
         """Write the statistics and the counts of the rejected candidates."""
         self.state.save(folder)
-        if self.proposals.save is not None:
-            self.proposals.save(folder)
+        if self.proposer.proposals.save is not None:
+            self.proposer.proposals.save(folder)
+
+
+def _counted_preferences(objective: Preference) -> Literal["none", "taking part", "all"]:
+    """Return which preferred items are counted: none where they are the logged targets, or the file's, which is checked itself."""
+    if objective.chosen == "first" and type(objective.candidates) in TARGET_FIRST:
+        return "none"
+    return "all" if objective.likelihood else "taking part"
 
 
 def _total(

@@ -9,21 +9,22 @@ The reference runs without dropout.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
+from genrec.objectives.checked_proposer import CheckedProposer
 from genrec.objectives.curve_warnings import FallingPositives, SaturatedLoss
 from genrec.objectives.numbered_examples import NumberedExamples
+from genrec.objectives.one_negative import check_sizes, takes_one_negative
 from genrec.objectives.preference_step import UNRATED, PreferenceStep
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
-from genrec.preference.candidate_contract import checked_proposals
-from genrec.preference.candidates import Pairs, Rollouts, Sampled, Together
-from genrec.preference.losses import DPO, IPO, Anchored, ContinuedSFT, LevelWeighted, Smoothed, SoftmaxDPO
+from genrec.preference.candidates import Pairs, Rollouts, Sampled
+from genrec.preference.losses import IPO, Anchored, ContinuedSFT, LevelWeighted, Smoothed, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
 from genrec.preference.schedules import check_scheduled
@@ -36,7 +37,6 @@ from genrec.types import (
     Proposals,
     Proposer,
     Reward,
-    SizedProposer,
     TrainingStep,
 )
 from genrec.types.objective import Targets
@@ -84,7 +84,7 @@ class Preference:
             raise UsageError(f"{needing} needs rewards; give Preference.reward, such as RatingRecency() or Popular()")
         if self.reward is not None and isinstance(self.candidates, CodeProposer) and self.candidates.proposes_codes():
             raise UsageError(UNRATED.format(self.candidates))
-        _check_pairs(self.loss, self.candidates)
+        check_sizes(self.loss, self.candidates)
         if isinstance(self.candidates, Rollouts) and self.chosen == "first":
             raise UsageError(
                 f"Preference prefers the first candidate, got {self.candidates!r}, which lists the policy's own best item first; use "
@@ -103,7 +103,7 @@ class Preference:
         check_labels(self, self.feedback, experiment)
         if self in components(experiment.sft):
             raise UsageError(f"{experiment.name}: Preference needs a reference, which SFT has not; set align=Align(Preference(...))")
-        if isinstance(self.candidates, Pairs) and _takes_one_negative(self.loss):
+        if isinstance(self.candidates, Pairs) and takes_one_negative(self.loss):
             self.candidates.check_one_rejected()
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
@@ -111,18 +111,16 @@ class Preference:
         check_sequence_policy(self, self.targets, context.policy)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
-        proposals = checked_proposals(self.candidates, self.candidates.build_proposals(context))
-        own = proposals.examples is not None
-        examples = examples if proposals.examples is None else proposals.examples
-        cache = None
+        proposer = CheckedProposer(self.candidates, context)
+        proposals, examples, cache = proposer.proposals, proposer.examples(examples), None
         if proposals.listed is not None or self._is_static(proposals):
-            examples = NumberedExamples(examples, own)
+            examples = NumberedExamples(examples, own=proposals.examples is not None)
             assert context.reference is not None
             if self._is_static(proposals):
                 cache = ReferenceCache(examples, context.part_size, context.batch_size * context.steps, context.reference)
         if self.loss.needs.mismatched:
             check_mismatched_pairs(len(examples), context.batch_size, context.steps, context.parts)
-        step = PreferenceStep(self, context, proposals, cache)
+        step = PreferenceStep(self, context, proposer, cache)
         return TrainingStep(
             examples=examples,
             loss=step.loss,
@@ -146,31 +144,3 @@ def _saturates(loss: PreferenceLoss) -> bool:
     while isinstance(loss, Anchored | LevelWeighted | Smoothed):
         loss = loss.loss
     return not isinstance(loss, ContinuedSFT | IPO)
-
-
-def _takes_one_negative(loss: PreferenceLoss) -> bool:
-    """Return whether the loss is DPO, which compares one pair."""
-    while isinstance(loss, Anchored | LevelWeighted):
-        loss = loss.loss
-    return isinstance(loss, DPO)
-
-
-def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:
-    """Raise UsageError if the loss is DPO, which compares one pair, and the proposer gives more."""
-    if _takes_one_negative(loss) and _most_negatives(candidates) > 1:
-        names = {each.name for each in fields(candidates)} if is_dataclass(candidates) else set[str]()
-        advice = "let it give one"
-        if "num_negatives" in names:
-            advice = "set num_negatives to 1 (--align.num-negatives 1)"
-        elif "size" in names:
-            advice = "set size to 2 (--align.size 2)"
-        raise UsageError(
-            f"DPO takes one negative, got {_most_negatives(candidates)} from {candidates!r}; {advice}, or use SoftmaxDPO (S-DPO)"
-        )
-
-
-def _most_negatives(candidates: Proposer) -> int:
-    """Return the largest number of negatives of a row; a proposer that does not know counts one."""
-    if isinstance(candidates, Together):
-        return sum(map(_most_negatives, candidates.proposers))
-    return candidates.most_candidates() - 1 if isinstance(candidates, SizedProposer) else 1

@@ -13,17 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
-from genrec.objectives.prepared_rows import HostRows, PreparedRows, items_of
-from genrec.objectives.rows import with_places
+from genrec.objectives.checked_proposer import CheckedProposer
+from genrec.objectives.prepared_rows import PreparedRows, items_of, mean_likelihood
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
-from genrec.preference.candidate_contract import CandidateCheck, checked_proposals
 from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.candidates.row_scores import scores_of
-from genrec.preference.level_checks import check_has_levels
+from genrec.preference.level_checks import check_has_levels, check_several_levels
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.negatives import Uniform
 from genrec.preference.range_checks import check_range
@@ -33,14 +31,14 @@ from genrec.types import (
     CodeProposer,
     NumberOrSchedule,
     ObjectiveContext,
-    Proposals,
     Proposer,
-    SequenceBatch,
+    SamplerContext,
     TrainingStep,
-    WindowBatch,
 )
 from genrec.types.objective import Targets
 from genrec.types.specification import check_types
+
+READS = "the log-probabilities of prefixes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +52,8 @@ class PrefixContrast:
 
     `c_t = (V_t - 1) / (1 + number of negatives that take part)`, with V_t different prefixes of t codes in the catalog, makes the sum
     stand for all of them; `scaled=False` leaves it out. The weights `w_t` are proportional to `L_t exp(eta L_t)`, without a gradient,
-    and add up to 1: prefixes that lose get more weight. NLL is the mean of -log p(code) over rows and levels, from the same pass.
+    and add up to 1: prefixes that lose get more weight. NLL is the mean of -log p(code) over rows and levels, from the same pass. If
+    the proposer weights its rows (`Candidates.weight`), both means over the rows are weighted.
 
     The defaults are those of the authors' code: 100 uniform negatives, weight 0.1, eta 0.
     """
@@ -80,56 +79,42 @@ class PrefixContrast:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the policy has no levels or is not causal as `targets` needs, or if the split lacks the labels."""
-        check_has_levels(self, "the log-probabilities of prefixes", experiment)
+        check_has_levels(self, READS, experiment)
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
 
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise UsageError if a Semantic ID has one code."""
+        check_several_levels(self, READS, context.semantic_ids)
+
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
+        self.check_context(context.data())
         check_sequence_policy(self, self.targets, context.policy)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
-        proposals = checked_proposals(self.candidates, self.candidates.build_proposals(context))
-        step = _PrefixStep(self, context, proposals)
-        return TrainingStep(
-            examples=examples if proposals.examples is None else proposals.examples,
-            loss=step.loss,
-            prepare=step.prepare,
-            begin=proposals.begin,
-            state=proposals.state,
-            save=proposals.save,
+        proposer = CheckedProposer(self.candidates, context)
+        proposer.check_not_listed(self)
+        return proposer.complete(
+            TrainingStep(examples=examples, loss=_PrefixStep(self, context, proposer).loss, prepare=proposer.prepare)
         )
 
 
 class _PrefixStep:
     """The built objective."""
 
-    def __init__(self, objective: PrefixContrast, context: ObjectiveContext, proposals: Proposals) -> None:
-        self.objective, self.context, self.proposals, self.scheduled = objective, context, proposals, ScheduledSettings(objective)
+    def __init__(self, objective: PrefixContrast, context: ObjectiveContext, proposer: CheckedProposer) -> None:
+        self.objective, self.context, self.proposer, self.scheduled = objective, context, proposer, ScheduledSettings(objective)
         data = context.data()
         none = torch.full((1, data.semantic_ids.levels), -1)
         self.codes = DeviceTable(torch.cat([none, data.semantic_ids.codes]))  # int64 [N + 1, L]
         self.prefixes = prefix_counts(data.semantic_ids.codes) if objective.scaled else None
-        self.check = CandidateCheck(objective.candidates, data.item_count, data.own_ids)
-
-    def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:
-        """Return the input of a step. Runs on the CPU before the step needs it."""
-        rows, places = with_places(batch)
-        candidates = None
-        if self.proposals.on_host is not None:
-            with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates for step {step}"):
-                candidates = self.check(self.proposals.on_host(rows, step), rows)
-        return PreparedRows(batch, places, rows, candidates, None, HostRows(rows, candidates))
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
         objective, rows = self.scheduled.at(self.objective, step), prepared.rows
         scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
-        candidates = prepared.candidates
-        if candidates is None:
-            assert self.proposals.in_step is not None
-            with plugin_errors.attribute_to(objective.candidates, f"while it proposed candidates in step {step}"):
-                candidates = self.check(self.proposals.in_step(rows, prepared.host.rows, step, scores), rows)
+        candidates = self.proposer.within(prepared, step, scores)
         negatives = items_of(candidates)  # the target among them shares all of its codes, and so takes no part
         if candidates.rows is not None:
             negatives = negatives.masked_fill(~candidates.rows.unsqueeze(1), 0)
@@ -137,8 +122,8 @@ class _PrefixStep:
         levels = at_least_float32(scores.level_log_prob(items))
         codes = self.codes.on(items.device)[items]
         differs = (codes[:, 1:] != codes[:, :1]).cummax(2).values & (negatives > 0).unsqueeze(2)
-        losses = prefix_losses(levels[:, 0], levels[:, 1:], differs, self.prefixes)
-        weights, likelihood = prefix_weights(losses, objective.eta), -levels[:, 0].mean()
+        losses = prefix_losses(levels[:, 0], levels[:, 1:], differs, self.prefixes, candidates.weight)
+        weights, likelihood = prefix_weights(losses, objective.eta), -mean_likelihood(levels[:, 0], True, candidates.weight)
         contrast = (weights * losses).sum()
         logs = {"prefix_loss": contrast.detach(), "likelihood_loss": likelihood.detach()}
         logs |= {f"prefix_loss_{level + 1}": each for level, each in enumerate(losses.detach().unbind(0))}
@@ -150,11 +135,14 @@ def prefix_counts(codes: Tensor) -> list[int]:
     return [len(np.unique(codes[:, : level + 1].numpy(), axis=0)) for level in range(codes.shape[1])]
 
 
-def prefix_losses(target: Tensor, negatives: Tensor, differs: Tensor, prefixes: list[int] | None = None) -> Tensor:
+def prefix_losses(
+    target: Tensor, negatives: Tensor, differs: Tensor, prefixes: list[int] | None = None, weight: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """Return L_t of `PrefixContrast` for each level, float32 [L], averaged over the rows; 0 for a row without a negative at t.
 
     `target` float32 [X, L] and `negatives` float32 [X, K, L] are log-probabilities of codes, -inf where masked. `differs` bool
-    [X, K, L] is true where a negative takes part at the prefix that ends there. `prefixes` are V_1..V_L; None: not scaled.
+    [X, K, L] is true where a negative takes part at the prefix that ends there. `prefixes` are V_1..V_L; None: not scaled. `weight`
+    float32 [X] are weights of the rows in the mean, above 0; None: all 1.
     """
     places = torch.arange(1, target.shape[1] + 1, device=target.device)
     cumulative = torch.where(differs.any(2, keepdim=True), negatives, 0.0).cumsum(2)
@@ -166,7 +154,9 @@ def prefix_losses(target: Tensor, negatives: Tensor, differs: Tensor, prefixes: 
         counts = torch.tensor(prefixes, dtype=total.dtype, device=total.device) - 1
         total = total + (counts / (1 + taking_part)).log()
     losses = torch.nn.functional.softplus(total - chosen)
-    return torch.where(present, losses, 0.0).mean(0) / places
+    losses = torch.where(present, losses, 0.0)
+    mean = losses.mean(0) if weight is None else (weight.unsqueeze(1) * losses).sum(0) / weight.sum()
+    return mean / places
 
 
 def prefix_weights(losses: Tensor, eta: float) -> Tensor:

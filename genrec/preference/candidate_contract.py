@@ -10,6 +10,7 @@ from genrec.item_rows import repeated
 from genrec.own_ids import OwnIds, name_item, name_row
 from genrec.plugin_source import name_with_place
 from genrec.types import Candidates, Proposals, SequenceBatch
+from genrec.value_forms import form_of
 
 MAX_BEHAVIOR = 1e-4  # a log-probability is at most 0, but for rounding
 
@@ -137,5 +138,4 @@ def tensor_fault(name: str, value: object, dtype: torch.dtype, shape: tuple[int 
     """Return what is wrong with a tensor that must have this type and shape, or None. No tensor has a letter in its shape."""
     if isinstance(value, Tensor) and value.dtype == dtype and tuple(value.shape) == shape:
         return None
-    got = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    return f"{name} must be {str(dtype).removeprefix('torch.')} [{', '.join(map(str, shape))}], got {got}"
+    return f"{name} must be {str(dtype).removeprefix('torch.')} [{', '.join(map(str, shape))}], got {form_of(value)}"

@@ -19,8 +19,8 @@ from genrec.testing.encoder_checks import encoder_world
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.ranking_checks import LIST_LENGTH, NUM_ALLOWED, checked_lists
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.testing.value_forms import form_of
 from genrec.types import Baseline, ItemScorer, Ranking, Recommender, UserRecommender
+from genrec.value_forms import form_of
 
 HISTORY_LENGTH, MAX_USERS = 5, 16  # of the histories that lists are made for
 

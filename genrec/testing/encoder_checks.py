@@ -19,8 +19,8 @@ from genrec.progress import say
 from genrec.store import describe
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.testing.value_forms import form_of
 from genrec.types import NO_TEXT, ItemEncoder, ResumableEncoder
+from genrec.value_forms import form_of
 
 GROUPS = {
     "care": ("rose", "aloe", "cream", "lotion", "soft", "skin"),

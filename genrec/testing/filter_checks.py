@@ -13,8 +13,8 @@ from genrec.preference.exclusions import rows_of
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, check_unchanged
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.testing.value_forms import form_of
 from genrec.types import CandidateFilter, SamplerContext, SequenceBatch
+from genrec.value_forms import form_of
 
 if TYPE_CHECKING:
     from genrec.types.preference import RejectCandidates

@@ -13,8 +13,8 @@ from genrec.randomness import generator
 from genrec.testing.objective_worlds import BATCH_SIZE, objective_world
 from genrec.testing.plugin_watch import call_plugin, check_unchanged
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.testing.value_forms import form_of
 from genrec.types import HistoryStates, HistoryStatesSpecification, HistoryViews, Policy, PolicySpecification, TwoViews
+from genrec.value_forms import form_of
 
 TOLERANCE = 1e-4  # rounding error of a state
 BATCHES = 4  # of the check of views

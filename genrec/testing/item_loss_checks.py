@@ -11,8 +11,8 @@ from genrec.errors import UsageError
 from genrec.store import describe
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.testing.value_forms import form_of
 from genrec.types import ItemLoss, SamplingCorrection
+from genrec.value_forms import form_of
 
 NUM_ITEMS, NUM_TARGETS = 40, 24  # the catalog and the batch that losses are checked on
 LARGE = 1e4  # a score far from those of a trained policy

@@ -19,10 +19,10 @@ from genrec.testing.ranking_checks import check_rankings
 from genrec.testing.sampling_checks import check_sampling
 from genrec.testing.sequence_loss_checks import check_sequence_loss
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.testing.value_forms import form_of
 from genrec.testing.vector_policy_checks import built, list_scores
 from genrec.testing.window_checks import check_windows
 from genrec.types import CatalogPolicy, LossPolicy, Policy, PolicySpecification, SequencePolicy, WholeItemSpecification
+from genrec.value_forms import form_of
 
 NUM_ITEMS, LEVEL_SIZES = 40, (4, 3, 5)  # the catalog that policies are checked on
 TOLERANCE = 1e-4  # rounding error of a log-probability

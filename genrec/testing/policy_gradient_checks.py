@@ -8,9 +8,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from genrec.objectives.advantage_check import advantages_fault, terms_fault
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
 from genrec.testing.specification_checks import ContractError, check_names, check_specification
-from genrec.testing.value_forms import form_of
 from genrec.types import Advantage, Advantages, CandidateGroups, GroupLogProbs, Surrogate, SurrogateTerms
 
 ROWS, CANDIDATES, LEVELS = 6, 5, 3  # of the synthetic groups
@@ -132,13 +132,10 @@ def _pure(name: str, inputs: tuple[Tensor, ...], call: Callable[[], Parts]) -> P
 
 
 def _check_advantages(name: str, found: object, groups: CandidateGroups) -> None:
-    if not isinstance(found, Advantages):
-        raise ContractError(f"{name}: estimate(groups) must return genrec.types.Advantages, got {type(found).__name__}")
-    shapes = [(ROWS, CANDIDATES), (ROWS, CANDIDATES, LEVELS)]
-    if tuple(found.values.shape) not in shapes or not found.values.dtype.is_floating_point:
-        raise ContractError(f"{name}: values must be float {list(shapes[0])} or {list(shapes[1])}, got {form_of(found.values)}")
-    if found.spread.shape != (ROWS,) or found.spread.dtype != torch.bool:
-        raise ContractError(f"{name}: spread must be bool {[ROWS]}, one value for each group, got {form_of(found.spread)}")
+    fault = advantages_fault(found, (ROWS, CANDIDATES, LEVELS))
+    if fault is not None:
+        raise ContractError(f"{name}: {fault}")
+    assert isinstance(found, Advantages)
     if found.values.requires_grad:
         raise ContractError(f"{name}: values have a gradient; detach them")
     if not bool(found.values.isfinite().all()):
@@ -155,19 +152,10 @@ def _check_advantages(name: str, found: object, groups: CandidateGroups) -> None
 
 
 def _check_terms(name: str, found: object, advantages: Advantages) -> None:
-    if not isinstance(found, SurrogateTerms):
-        raise ContractError(
-            f"{name}: terms(log_probs, advantages) must return genrec.types.SurrogateTerms, got {type(found).__name__}"
-        )
-    shape = (ROWS, CANDIDATES)
-    if found.loss.shape != shape or not found.loss.dtype.is_floating_point:
-        raise ContractError(
-            f"{name}: loss must be float {list(shape)}, one value for each candidate (no mean or sum), got {form_of(found.loss)}"
-        )
-    if found.clipped.shape != shape or found.clipped.dtype != torch.bool:
-        raise ContractError(f"{name}: clipped must be bool {list(shape)}, got {form_of(found.clipped)}")
-    if not found.loss.requires_grad:
-        raise ContractError(f"{name}: the loss has no gradient; do not detach the policy's log-probabilities")
+    fault = terms_fault(found, (ROWS, CANDIDATES))
+    if fault is not None:
+        raise ContractError(f"{name}: {fault}")
+    assert isinstance(found, SurrogateTerms)
     if not bool(found.loss.isfinite().all()):
         raise ContractError(f"{name}: the loss is not finite")
     idle = advantages.values == 0 if advantages.values.ndim == 2 else (advantages.values == 0).all(2)

@@ -14,7 +14,6 @@ from pandas import DataFrame
 from genrec.errors import InputError, UsageError
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.testing.value_forms import form_of
 from genrec.types import (
     AdaptiveQuantizer,
     CatalogQuantizer,
@@ -24,6 +23,7 @@ from genrec.types import (
     PricedCodes,
     Quantizer,
 )
+from genrec.value_forms import form_of
 
 TIES = 0.02  # share of rows whose codes may change with the batch, because rounding moves rows at the border of two cells
 ALONE = 16  # rows that are also encoded one at a time

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
-from genrec.testing.value_forms import form_of
 from genrec.types import ExactRecommender, Policy, Ranking
+from genrec.value_forms import form_of
 
 LIST_LENGTH = 10  # items of a list
 NUM_ALLOWED = 4  # items that remain when nearly all are excluded

@@ -11,8 +11,8 @@ from genrec.preference.rewards.reward_tables import not_a_rating
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
 from genrec.testing.specification_checks import ContractError, check_names, check_specification
-from genrec.testing.value_forms import form_of
 from genrec.types import PolicyReward, Rating, Reward, SamplerContext, SequenceBatch
+from genrec.value_forms import form_of
 
 MAX_EXAMPLES = 64  # training examples to check
 ITEMS = 5  # items rated per example

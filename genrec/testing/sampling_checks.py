@@ -9,8 +9,8 @@ from torch import Tensor
 
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
-from genrec.testing.value_forms import form_of
 from genrec.types import ConstrainedPolicy, ItemSample, Policy, SamplingPolicy
+from genrec.value_forms import form_of
 
 SAMPLE_SIZE = 8  # items of a sample
 NUM_ALLOWED = 4  # items that remain when nearly all are excluded

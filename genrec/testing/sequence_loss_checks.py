@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
 from genrec.testing.specification_checks import ContractError
-from genrec.testing.value_forms import form_of
 from genrec.types import LossPolicy, SequencePolicy
+from genrec.value_forms import form_of
 
 TOLERANCE = 1e-4  # rounding error of a loss
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from genrec.semantic_ids import SemanticIds
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
-from genrec.testing.value_forms import form_of
 from genrec.types import ItemScorer, Policy, PolicySpecification, VectorSpecification
+from genrec.value_forms import form_of
 
 WIDTH = 6  # of the item vectors
 COLD_EVERY = 5  # every fifth item has no training interaction

@@ -13,7 +13,6 @@ from genrec.item_rows import prefixes
 from genrec.semantic_ids import SemanticIds
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
-from genrec.testing.value_forms import form_of
 from genrec.types import (
     CatalogPolicy,
     CodePolicy,
@@ -23,6 +22,7 @@ from genrec.types import (
     Policy,
     WindowPolicy,
 )
+from genrec.value_forms import form_of
 
 TOLERANCE = 1e-4  # rounding error of a log-probability and, relative to the largest one, of a gradient
 MAX_SEQUENCES = 2**10  # code sequences that are scored at once, at most

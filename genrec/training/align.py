@@ -20,6 +20,7 @@ from genrec.data.examples import Examples
 from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.objective_state import FixedTensors
 from genrec.objectives.built_steps import build_step
+from genrec.objectives.candidate_trial import proposing_parts, try_candidates
 from genrec.objectives.frozen_policy import FrozenCopy
 from genrec.objectives.held_out_examples import check_not_held_out
 from genrec.objectives.scored_candidates import log_probs
@@ -128,6 +129,7 @@ def align(
     `sft` those of the SFT policy, from which the divergence is measured.
     """
     check_alignment(policy, data.context, recipe)
+    _try_proposers(policy, data, recipe, seed)
     as_module(policy).train(recipe.dropout)
     frozen = FrozenPolicies(policy, reference, recipe.refresh_reference)
     context = context_of(policy, data, recipe, seed if place == 0 else seed_of(seed, "alignment", place), frozen)
@@ -157,20 +159,32 @@ def align(
 
 
 def try_objectives(policy: Policy, data: Callable[[], AlignmentData], recipes: Sequence[Align], seed: int) -> None:
-    """Build the user's own objectives with an untrained policy, to find their errors before SFT. What they build is dropped.
+    """Try the user's own objectives and proposers with an untrained policy, to find their errors before SFT.
 
-    `data` is called only if there is such an objective; those of genrec need no trial. Torch's global generator is left unchanged. For
-    the errors see `build_step`.
+    Objectives are built, and proposers give candidates for a few examples; what they build is dropped. `data` is called only if there
+    are such plug-ins; those of genrec need no trial. For the errors see `build_step` and `try_candidates`.
     """
-    own = [each for each in recipes if _has_own_objective(each)]
+    own = [each for each in recipes if _has_own_objective(each) or proposing_parts(each.objective)]
     if not own:
         return
     found = data()
-    with torch.random.fork_rng(devices=[]):
-        for recipe in own:
-            build_step(
-                recipe.objective, context_of(policy, found, recipe, seed, FrozenPolicies(policy, None, recipe.refresh_reference))
-            )
+    for recipe in own:
+        if _has_own_objective(recipe):
+            with torch.random.fork_rng(devices=[]):
+                build_step(recipe.objective, _trial_context(policy, found, recipe, seed))
+        _try_proposers(policy, found, recipe, seed)
+
+
+def _try_proposers(policy: Policy, data: AlignmentData, recipe: Align, seed: int) -> None:
+    """Let the user's own proposers propose for a few examples. Torch's global generator and the policy's mode are left unchanged."""
+    if proposing_parts(recipe.objective):
+        with torch.random.fork_rng(devices=[]), evaluation_mode(as_module(policy)):
+            try_candidates(recipe.objective, _trial_context(policy, data, recipe, seed))
+
+
+def _trial_context(policy: Policy, data: AlignmentData, recipe: Align, seed: int) -> ObjectiveContext:
+    """Return what an objective is built from for a trial, with frozen copies of its own."""
+    return context_of(policy, data, recipe, seed, FrozenPolicies(policy, None, recipe.refresh_reference))
 
 
 def _has_own_objective(recipe: Align) -> bool:

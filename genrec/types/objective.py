@@ -154,7 +154,7 @@ class Candidates(NamedTuple):
     rows: Tensor | None = None  # bool [X]  rows that take part, such as those past a hit gate; None: all
     behavior: Tensor | None = None  # float32 [X, M]  log-probability under the policy that drew them; None: they were not sampled
     codes: Tensor | None = None  # int64 [X, M, L]  of candidates that no item has, -1 for items and where masked; None: all are items
-    weight: Tensor | None = None  # float32 [X]  weight of each row in the mean of the loss, above 0; None: all 1
+    weight: Tensor | None = None  # float32 [X]  weight of each row in the means of the loss, above 0; None: all 1
 
 
 class RowScores(Protocol):

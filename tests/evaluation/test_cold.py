@@ -28,10 +28,10 @@ from genrec.evaluation.cold_metrics import chance, cold_metrics, cold_only_metri
 from genrec.evaluation.cold_ranking import announcement, evaluate_unseen
 from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
 from genrec.evaluation.metrics import ndcg, recall
+from genrec.evaluation_stage import build_evaluate
 from genrec.experiment import Experiment
 from genrec.semantic_ids import SemanticIds
 from genrec.stage_inputs import load_policy
-from genrec.stages import build_evaluate
 from genrec.training.validation import validation_score
 from genrec.types import Ranking, SequenceBatch
 

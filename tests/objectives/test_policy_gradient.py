@@ -473,9 +473,9 @@ class Narrow:
     ("fields", "message"),
     [
         ({"advantage": Narrow("type")}, "Narrow.* must return genrec.types.Advantages, got Tensor"),
-        ({"advantage": Narrow("mean")}, r"values must be \[1, 4\] or \[1, 4, 2\] and spread \[1\], got \[1\] and \[1\]"),
+        ({"advantage": Narrow("mean")}, r"values must be float \[1, 4\] or \[1, 4, 2\], got float32 \[1\]"),
         ({"surrogate": Narrow("type")}, "Narrow.* must return genrec.types.SurrogateTerms, got Tensor"),
-        ({"surrogate": Narrow("mean")}, r"one value for each candidate \(no mean or sum\), got \[1\]"),
+        ({"surrogate": Narrow("mean")}, r"one value for each candidate \(no mean or sum\), got float32 \[1\]"),
         ({"surrogate": Narrow("detached")}, "the loss has no gradient; do not detach"),
     ],
 )

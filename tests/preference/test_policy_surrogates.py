@@ -323,8 +323,11 @@ def test_group_mean_leaves_out_groups_and_candidates() -> None:
     mean = group_mean(values, mask, counted)
     assert mean.item() == 3.5
     assert torch.autograd.grad(mean, values)[0].tolist() == [[0.25, 0, 0.25], [0, 0, 0], [0.5, 0, 0]]
+    weighted = group_mean(values, mask, counted, torch.tensor([3.0, 100.0, 1.0], dtype=torch.float64))
+    assert weighted.item() == (3 * 2 + 1 * 5) / 4
     nothing = group_mean(values, mask, torch.zeros(3).bool())
     assert nothing.item() == 0
+    assert group_mean(values, mask, torch.zeros(3).bool(), torch.ones(3)).item() == 0
     assert not torch.autograd.grad(nothing, values)[0].any()
 
 

@@ -153,6 +153,30 @@ def test_each_part_has_a_frozen_copy_of_its_own() -> None:
     assert set(copies_of(context)) == {"top items 0", "top items 1"}
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """The target and item 1, with a weight for each row."""
+
+    how: str
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        def propose(rows: SequenceBatch) -> Candidates:
+            items = torch.stack([rows.target, torch.ones_like(rows.target)], 1)
+            return Candidates(items, items > 0, weight=torch.ones(len(items)))
+
+        if self.how == "host":
+            return Proposals(on_host=lambda rows, step: propose(rows))
+        return Proposals(in_step=lambda rows, host, step, scores: propose(rows))
+
+
+@pytest.mark.parametrize(("how", "call"), [("host", on_host), ("step", lambda both, rows: in_step(both, TablePolicy(S), rows))])
+def test_weights_of_a_part_are_refused_by_the_name_of_the_proposer(how: str, call: Any) -> None:
+    with pytest.raises(
+        UsageError, match=r"got some from Weighted \(.*test_together\.py:\d+\); use it alone, or proposers such as Top"
+    ):
+        call(Together((History(), Weighted(how))), rows_of([[1, 2]], [4]))
+
+
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="needs two or more proposers, got 1"):
         Together((TopItems(),))
@@ -162,7 +186,7 @@ def test_refusals() -> None:
         Together((Rollouts(), TopItems()))
     with pytest.raises(UsageError, match="which has examples of its own"):
         Together((Fixed({"examples": [1]}), TopItems())).build_proposals(context_of(TablePolicy(S), data_of(one_level(6))))
-    with pytest.raises(UsageError, match="without behavior log-probabilities or weights, got a proposer that gives them"):
+    with pytest.raises(UsageError, match="without behavior log-probabilities or weights, got some from a proposer; use it alone"):
         joined([Candidates(torch.ones(1, 2), torch.ones(1, 2) > 0, behavior=torch.zeros(1, 2))], torch.ones(1), torch.arange(3))
     with pytest.raises(UsageError, match=r"History\.size must be at least 2, got 1"):
         History(size=1)

@@ -13,7 +13,7 @@ from genrec.evaluation.feedback_metrics import PAIRWISE
 
 FEEDBACK_COUNTS = ("pair_users", "disliked_users")  # numbers of users whom the metrics of preference count
 # prefixes of metrics that are in a table or a note of their own
-ELSEWHERE = ("sid_", "cold_", "negatives_", "preference_share", "reward_model_", "pairwise_", "disliked@")
+ELSEWHERE = ("sid_", "cold_", "negatives_", "preferred_items_", "preference_share", "reward_model_", "pairwise_", "disliked@")
 COUNTS = ("users", "invalid", "excluded_targets", "cold_users", "cold_items", *FEEDBACK_COUNTS)  # numbers of users, slots or items
 CUTOFF = 10  # of the metrics beyond accuracy, where it exists; else the last one
 DEFINED = "Definitions: docs/evaluation.md, Other metrics."

@@ -9,9 +9,9 @@ import textwrap
 from collections.abc import Sequence
 
 from genrec.evaluation.compare import ABSENT, Comparison, Row
+from genrec.evaluation.comparison import held_out_negatives, held_out_preferred
 from genrec.evaluation.comparison.comparison_metric_tables import metric_tables
 from genrec.evaluation.comparison.comparison_tests_table import tests_tables
-from genrec.evaluation.comparison.held_out_negatives import TOTAL, UNKNOWN, held_out_notes
 from genrec.evaluation.comparison.preference_shares import preference_share_notes
 from genrec.evaluation.comparison.reward_model_notes import reward_model_notes
 from genrec.evaluation.comparison.table_cells import (
@@ -76,11 +76,15 @@ def _test_cells(row: Row) -> list[str]:
 
 def _notes(comparison: Comparison) -> tuple[list[str], list[str]]:
     """Return all notes, and those of them that are warnings: a share or number of users that is 0 is none."""
-    rows, held_out, excluded = comparison.rows, held_out_notes(comparison.rows), _excluded_targets(comparison)
-    warnings = [*_misses(comparison), *_untrained(rows)]
-    warnings += held_out if _is_positive(rows, TOTAL, UNKNOWN) else []
-    warnings += excluded if _is_positive(rows, EXCLUDED) else []
-    return list(dict.fromkeys([*_about_means(comparison), *warnings, *held_out, *excluded])), warnings
+    rows, warnings = comparison.rows, [*_misses(comparison), *_untrained(comparison.rows)]
+    shares = (
+        (held_out_negatives.held_out_notes(rows), (held_out_negatives.TOTAL, held_out_negatives.UNKNOWN)),
+        (held_out_preferred.held_out_preferred_notes(rows), (held_out_preferred.TOTAL, held_out_preferred.UNKNOWN)),
+        (_excluded_targets(comparison), (EXCLUDED,)),
+    )
+    for notes, metrics in shares:
+        warnings += notes if _is_positive(rows, *metrics) else []
+    return list(dict.fromkeys([*_about_means(comparison), *warnings, *(note for notes, _ in shares for note in notes)])), warnings
 
 
 def _is_positive(rows: Sequence[Row], *metrics: str) -> bool:

@@ -56,8 +56,8 @@ def held_out_negatives(
     if not counted_draws:
         return unknown
     width = 1 + max(int(frame["item"].max()) for frame in (named, train, validation, test) if len(frame))
-    keys, count = _keys(named, width), named["count"].to_numpy()
-    trained, *parts = (np.unique(_keys(part, width)) for part in (train, validation, test))
+    keys, count = pair_keys(named, width), named["count"].to_numpy()
+    trained, *parts = (np.unique(pair_keys(part, width)) for part in (train, validation, test))
     in_validation, in_test = (np.isin(keys, part) for part in parts)
     hits = {TOTAL: in_test | in_validation, TEST: in_test, VALIDATION: in_validation}
     shares = {name: float(count[hit].sum()) / counted_draws for name, hit in hits.items()}
@@ -79,11 +79,11 @@ def held_out_notes(rows: Sequence[Row]) -> list[str]:
     both, found = "", []
     if len(shares) > MAX_LISTED:
         ordered = sorted(shares, key=lambda name: shares[name][0])
-        ends = [f"{_percent(shares[name][0])} ({name})" for name in (ordered[0], ordered[-1])]
+        ends = [f"{percent(shares[name][0])} ({name})" for name in (ordered[0], ordered[-1])]
         found.append(f"{' to '.join(ends)} in {counted(len(shares), 'row')}; genrec show NAME prints that of a row")
     else:
         found += [
-            f"{name} {_percent(total)} ({_percent(test)} test, {_percent(validation)} validation)"
+            f"{name} {percent(total)} ({percent(test)} test, {percent(validation)} validation)"
             for name, (total, test, validation) in shares.items()
         ]
         if any(test + validation > total + ROUNDING for total, test, validation in shares.values()):
@@ -99,7 +99,7 @@ def held_out_notes(rows: Sequence[Row]) -> list[str]:
 def _unknown(row: Row) -> str:
     """Return what is not known of a row, because rows of its pair file name no user."""
     share, files = row.metrics[UNKNOWN].mean, _files(row)
-    part = "" if TOTAL not in row.metrics else f" for {_percent(share)} of its negatives, which are not in this share"
+    part = "" if TOTAL not in row.metrics else f" for {percent(share)} of its negatives, which are not in this share"
     rows = "the rows" if TOTAL not in row.metrics else "rows"
     return f"{row.name} not known{part}: {rows} of {files} name no user"
 
@@ -115,7 +115,7 @@ def _is_far_above(row: Row) -> bool:
 def _warning(row: Row) -> str:
     """Return the warning about a row with far more held-out items than uniform draws would have."""
     share, test, validation, uniform = (row.metrics[name].mean for name in (TOTAL, TEST, VALIDATION, UNIFORM))
-    times = f"{share / uniform:.0f} times the {_percent(uniform)} of uniform draws" if uniform else "and uniform draws would have none"
+    times = f"{share / uniform:.0f} times the {percent(uniform)} of uniform draws" if uniform else "and uniform draws would have none"
     if not _has_sampler(row):
         cause = f"Remove the users' held-out items from {_files(row)}."
     elif validation > FAR_ABOVE * test:
@@ -129,7 +129,7 @@ def _warning(row: Row) -> str:
             "training data alone."
         )
     return (
-        f"{row.name}: the share of held-out items among its negatives is {_percent(share)}, {times}: the training works against the "
+        f"{row.name}: the share of held-out items among its negatives is {percent(share)}, {times}: the training works against the "
         f"figures that it is measured by. {cause}"
     )
 
@@ -146,11 +146,12 @@ def _files(row: Row) -> str:
     return ", ".join(dict.fromkeys(names)) or "its file"
 
 
-def _keys(frame: DataFrame, width: int) -> ndarray:
-    """Return a number for each row's user and item, int64."""
+def pair_keys(frame: DataFrame, width: int) -> ndarray:
+    """Return a number for each row's user and item, int64; equal pairs have equal numbers if `width` exceeds all items."""
     keys: ndarray = frame["user"].to_numpy(np.int64) * width + frame["item"].to_numpy(np.int64)
     return keys
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share as a percentage with two decimals."""
     return f"{100 * share:.2f} %"

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from genrec.errors import InputError, UsageError
 from genrec.id_matching import Ids, likely_cause
 from genrec.input_files import file_suffix, normalize_paths
+from genrec.preference.candidates.pair_notes import pair_notes
 from genrec.preference.candidates.pair_rows import SUFFIXES, FileFormat, PairRow, RowProblems, read_pairs, read_trl
 from genrec.preference.candidates.trl_files import write_trl
 from genrec.preference.disliked_pairs import DislikedPairs
@@ -40,7 +41,8 @@ class Pairs:
     array, best first: the first is preferred to each of the others); and `weight` of the row's loss, 1 by default. With
     `format="trl"` the columns are TRL's `prompt`, `chosen`, `rejected`, see `read_trl`.
 
-    A rejected item with the Semantic ID of `chosen`, or of an earlier rejected one, is left out.
+    A rejected item with the Semantic ID of `chosen`, or of an earlier rejected one, is left out. Rows without a user, contradictory
+    rows and rejected items that the user likes are counted and printed when the training begins, see `pair_notes`.
     """
 
     path: Path | str  # .csv, .parquet, .jsonl or .ndjson
@@ -107,9 +109,8 @@ class Pairs:
     def build_proposals(self, context: ObjectiveContext) -> Proposals:
         """Return the proposer, with its own examples."""
         examples = self._resolved(context.data(), context.history_length)
-        left_out = int((examples.items.values == 0).sum())
-        if left_out:
-            say(f"{self._path.name}: {left_out} rejected items have the Semantic ID of another item of their row and are left out")
+        for note in pair_notes(examples, context.data(), RowProblems(self._path).unit):
+            say(f"{self._path.name}: {note}")
         return Proposals(examples=examples, listed=examples.candidates, static=True)
 
     def _resolved(self, context: SamplerContext, history_length: int | None) -> PairExamples:

@@ -13,6 +13,7 @@ from torch import Tensor
 from genrec.errors import UsageError, given
 from genrec.item_rows import repeated
 from genrec.objective_state import JoinedStates
+from genrec.plugin_source import name_with_place
 from genrec.preference.candidates.invalid_codes import repeated_codes
 from genrec.preference.candidates.pair_file import Pairs
 from genrec.preference.candidates.rollouts import Rollouts
@@ -79,12 +80,12 @@ class Together:
         representative, static = representatives(context.data()), all(part.static for part in parts)
 
         def on_host(rows: SequenceBatch, step: int) -> Candidates:
-            return joined([_on_host(part, rows, step) for part in parts], rows.target, representative)
+            return joined([_on_host(part, rows, step) for part in parts], rows.target, representative, self.proposers)
 
         def in_step(rows: SequenceBatch, host: SequenceBatch, step: int, scores: RowScores) -> Candidates:
             device = rows.target.device
             found = [_in_step(part, rows, host, step, scores) for part in parts]
-            return joined(found, rows.target, representative.to(device))
+            return joined(found, rows.target, representative.to(device), self.proposers)
 
         proposing = [part.for_validation for part in parts if part.for_validation is not None]
 
@@ -105,15 +106,17 @@ class Together:
         )
 
 
-def joined(parts: list[Candidates], target: Tensor, representative: Tensor) -> Candidates:
+def joined(parts: list[Candidates], target: Tensor, representative: Tensor, proposers: tuple[Proposer, ...] = ()) -> Candidates:
     """Return the target int64 [X] and the other candidates of all parts; of one Semantic ID the first candidate is kept.
 
-    `representative` int64 [N + 1] is the lowest item with the same Semantic ID.
+    `representative` int64 [N + 1] is the lowest item with the same Semantic ID. `proposers` are those of the parts, for messages.
     """
-    if any(part.behavior is not None or part.weight is not None for part in parts):
+    given_more = [place for place, part in enumerate(parts) if part.behavior is not None or part.weight is not None]
+    if given_more:
+        name = name_with_place(type(proposers[given_more[0]])) if proposers else "a proposer"
         raise UsageError(
-            "Together joins candidates without behavior log-probabilities or weights, got a proposer that gives them; use proposers "
-            "such as TopItems, History, Sampled and InvalidIds"
+            f"Together joins candidates without behavior log-probabilities or weights, got some from {name}; use it alone, or "
+            "proposers such as TopItems, History, Sampled and InvalidIds"
         )
     items, masks = [target.unsqueeze(1)], [torch.ones_like(target, dtype=torch.bool).unsqueeze(1)]
     for part in parts:

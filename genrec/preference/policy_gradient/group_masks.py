@@ -17,14 +17,18 @@ def distinct_candidates(items: Tensor, semantic_ids: Tensor, mask: Tensor) -> Te
     return mask & (items == items.gather(1, first))
 
 
-def group_mean(values: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
+def group_mean(values: Tensor, mask: Tensor, counted: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the mean over the counted groups of the mean over their candidates: a scalar, 0 if no group is counted.
 
-    Arguments: values float32 [X, M], mask bool [X, M], counted bool [X]. Values that are masked or of other groups have no gradient.
+    Arguments: values float32 [X, M], mask bool [X, M], counted bool [X], weight float32 [X] of the groups, above 0 (None: all 1).
+    Values that are masked or of other groups have no gradient.
     """
     used = mask & counted.unsqueeze(1)
     of_group = torch.where(used, values, 0.0).sum(1) / mask.sum(1).clamp(min=1)
-    return of_group.sum() / counted.sum().clamp(min=1)
+    if weight is None:
+        return of_group.sum() / counted.sum().clamp(min=1)
+    weight = torch.where(counted, weight, 0.0)
+    return (weight * of_group).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.preference.level_checks import check_has_levels
+from genrec.preference.level_checks import check_has_levels, check_several_levels
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.range_checks import check_range
-from genrec.types import Advantages, CandidateGroups
+from genrec.types import Advantages, CandidateGroups, SamplerContext
 
+READS = "log-probabilities of levels"
 _RELATIVE_SPREAD = 1e-6  # children closer than this, relative to the largest reward, differ by rounding alone
 
 
@@ -37,7 +38,11 @@ class SiblingAdvantage:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the policy scores an item as one code, which has no siblings below a prefix."""
-        check_has_levels(self, "log-probabilities of levels", experiment)
+        check_has_levels(self, READS, experiment, "GroupAdvantage(), which is the same for items of one code")
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise UsageError if a Semantic ID has one code."""
+        check_several_levels(self, READS, context.semantic_ids)
 
     def estimate(self, groups: CandidateGroups) -> Advantages:
         """Return the advantages, float32 [X, M, L]."""

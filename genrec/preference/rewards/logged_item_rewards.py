@@ -65,7 +65,7 @@ class PrefixMatch:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the policy scores an item as one code: no prefix of its Semantic ID is a decision of the policy."""
-        check_has_levels(self, "a policy that writes an item code by code", experiment)
+        check_has_levels(self, "a policy that writes an item code by code", experiment, "Hit()")
 
     def check_context(self, context: SamplerContext) -> None:
         """Raise UsageError unless there is a value for each length of a prefix."""
