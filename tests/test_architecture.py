@@ -60,6 +60,7 @@ TOP = [
     "tuning",
     "quickstart",
     "stage_inputs",
+    "evaluation_stage",
     "stages",
     "stage_attempts",
     "pipeline",
