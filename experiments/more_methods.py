@@ -76,6 +76,9 @@ from genrec.types import HistoryViews, Objective, Reward
 
 JUDGE = BaselineScore(EASE(l2=100.0))
 
+# The reward model: each user's liked events over disliked events of training.
+LIKES = BradleyTerry(pairs=Sampled(DislikedItems(), 1), feedback="liked")
+
 
 def lists() -> list[Experiment]:
     """Return RPG: SFT, continued SFT, and lists of 10 items rewarded by NDCG, beside the likelihood and alone."""
@@ -179,16 +182,11 @@ def judged(judge: Reward, min_gap: float) -> Preference:
     return Preference(loss=SoftmaxDPO(beta=1.0), candidates=candidates, reward=judge, chosen="best", min_gap=min_gap, targets="all")
 
 
-def likes_model() -> BradleyTerry:
-    """Return the reward model: each user's liked events over disliked events of training."""
-    return BradleyTerry(pairs=Sampled(DislikedItems(), 1), feedback="liked")
-
-
 def rloo(likelihood: float, kl: float) -> PolicyGradient:
     """Return RLOO with the reward model: four samples of the policy a row."""
     return PolicyGradient(
         candidates=Rollouts(size=4, by="samples"),
-        reward=likes_model(),
+        reward=LIKES,
         advantage=LeaveOneOutAdvantage(),
         surrogate=Reinforce(),
         kl=kl,
@@ -201,7 +199,7 @@ def rloo(likelihood: float, kl: float) -> PolicyGradient:
 
 def ppo(likelihood: float, kl: float) -> ProximalPolicy:
     """Return PPO with the reward model: one draw a row, by a copy of the policy that is renewed every four steps."""
-    return ProximalPolicy(reward=likes_model(), refresh=4, kl=kl, likelihood=likelihood, targets="all")
+    return ProximalPolicy(reward=LIKES, refresh=4, kl=kl, likelihood=likelihood, targets="all")
 
 
 def still(base: Experiment, name: str, objective: Objective) -> Experiment:

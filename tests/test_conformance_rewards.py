@@ -17,6 +17,7 @@ from torch import Tensor
 from genrec.baselines import BPR, EASE, ItemKNN, Popularity
 from genrec.errors import InputError, UsageError
 from genrec.preference.losses import DPO
+from genrec.preference.reward_models import BradleyTerry
 from genrec.preference.rewards import (
     BaselineScore,
     Hit,
@@ -38,7 +39,7 @@ REWARDS: list[Reward] = [
     LogProbability(), Similarity(), RatingRecency(), RatingRecency(2.0, 0.0), Popular(), Popular(-0.5), Rated(), Rated(0.0), Novelty(),
     Hit(), RankPenalty(), PrefixMatch(), PrefixMatch((0, 0.01, 0.1, 1)), BaselineScore(ItemKNN()), BaselineScore(EASE(), "user"),
     BaselineScore(BPR(epochs=2), "user"), BaselineScore(Popularity()), WeightedSum((Hit(), RankPenalty())),
-    WeightedSum((LogProbability(), Novelty()), (1.0, 0.1)),
+    WeightedSum((LogProbability(), Novelty()), (1.0, 0.1)), BradleyTerry(steps=20),
 ]  # fmt: skip
 
 

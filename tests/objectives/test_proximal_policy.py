@@ -124,6 +124,7 @@ def test_the_first_loss_and_its_gradient_by_hand() -> None:
     for each, other in zip(found, expected, strict=True):
         torch.testing.assert_close(each, other)
     assert float(logs["clip_share"]) == 0.0
+    assert "gradient_share" not in logs  # every row has a gradient, so the table has no note on their share
     torch.testing.assert_close(logs["reward"], reward.mean())
 
 

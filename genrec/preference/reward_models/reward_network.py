@@ -68,9 +68,10 @@ def batches(index: Tensor, size: int, seed: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def rate(network: RewardNetwork, history: Tensor, items: Tensor) -> Tensor:
-    """Return the rewards float32 [B, M] of items int64 [B, M] in evaluation mode, in chunks of rows."""
+    """Return the rewards float32 [B, M] of items int64 [B, M] in evaluation mode, in chunks of rows, without autocast."""
     network.eval()
-    parts = [network(history[i : i + ROWS], items[i : i + ROWS]) for i in range(0, len(items), ROWS)]
+    with torch.autocast(items.device.type, enabled=False):
+        parts = [network(history[i : i + ROWS], items[i : i + ROWS]) for i in range(0, len(items), ROWS)]
     return torch.cat(parts) if parts else torch.zeros(items.shape, device=items.device)
 
 
