@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from genrec.errors import UsageError, given
 from genrec.objective_state import JoinedStates
 from genrec.objectives.built_steps import build_step
+from genrec.objectives.column_parts import columns_of_part, of_part
 from genrec.objectives.list_policy_gradient import ListPolicyGradient
 from genrec.objectives.numbered_examples import NumberedExamples, without_numbers
 from genrec.objectives.policy_gradient import PolicyGradient
@@ -26,6 +28,9 @@ from genrec.preference.candidates import Pairs
 from genrec.progress import say
 from genrec.types import Feedback, Objective, ObjectiveContext, StepFault, TrainingStep
 from genrec.types.specification import check_types
+
+if TYPE_CHECKING:
+    from genrec.types.objective import CurveRow
 
 _STRICTER: tuple[Feedback, ...] = ("all", "not disliked", "liked")  # each has some of the targets of the one before
 _LABELED = (
@@ -104,7 +109,7 @@ class Rounds:
             state=JoinedStates({str(number): step.state for number, step in enumerate(steps)}),
             modules=tuple(module for step in steps for module in step.modules),
             measure=built.measure,
-            watchers=tuple(watcher for step in steps for watcher in step.watchers),
+            watchers=built.watchers(),
             save=built.save,
             fault=built.fault,
         )
@@ -121,6 +126,18 @@ def _with_one_feedback(objectives: tuple[Objective, ...], context: ObjectiveCont
     return tuple(replace(each, feedback=strictest) if isinstance(each, _LABELED) else each for each in objectives)
 
 
+def _told_apart(objectives: tuple[Objective, ...]) -> frozenset[int]:
+    """Return the places of the objectives that may log the names of another one. The likelihood alone logs only `sft_loss`."""
+    likelihoods = [number for number, each in enumerate(objectives) if isinstance(each, Supervised)]
+    others = [number for number, each in enumerate(objectives) if not isinstance(each, Supervised)]
+    return frozenset(number for numbers in (likelihoods, others) if len(numbers) > 1 for number in numbers)
+
+
+def _watch(watcher: Callable[[CurveRow], str | None], number: int, row: CurveRow) -> str | None:
+    """Return what a watcher of objective `number`, from 1, tells of the columns of this objective."""
+    return watcher(columns_of_part(row, number))
+
+
 class _Part(NamedTuple):
     """The part of a round that a step belongs to."""
 
@@ -133,6 +150,7 @@ class _Rounds:
 
     def __init__(self, specification: Rounds, context: ObjectiveContext, steps: Sequence[TrainingStep]) -> None:
         self.specification, self.reference, self.parts = specification, context.reference, steps
+        self.told_apart = _told_apart(specification.objectives)
         refresh = specification.refresh_before
         self.refreshed = None if refresh is None else refresh % len(steps)
         if self.reference is not None and self.refreshed is not None:
@@ -161,19 +179,34 @@ class _Rounds:
             begin(step)
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of the objective of the step. The likelihood of SFT steps is logged as `sft_loss`."""
+        """Return the loss of the objective of the step. The likelihood of SFT steps is logged as `sft_loss`.
+
+        Objectives that may log the same names log each of them a second time, with the objective's number: a row of the curves then
+        has `margin`, the mean over the steps of all of them, and `margin_part_2`.
+        """
         number = self.part(step).number
         loss, logs = self.parts[number].loss(batch, step)
         if isinstance(self.specification.objectives[number], Supervised):
             logs = logs | {"sft_loss": loss.detach()}
+        if number in self.told_apart:
+            own = {of_part(name, number + 1): value for name, value in logs.items()}
+            logs = logs | own | ({} if "sft_loss" in logs else {of_part("loss", number + 1): loss.detach()})
         return loss, logs
+
+    def watchers(self) -> tuple[Callable[[CurveRow], str | None], ...]:
+        """Return the watchers of all parts. Those of an objective get its own columns, not the means over several objectives."""
+        return tuple(
+            partial(_watch, watcher, number + 1) if number in self.told_apart else watcher
+            for number, part in enumerate(self.parts)
+            for watcher in part.watchers
+        )
 
     def measure(self) -> dict[str, float]:
         """Return the metrics of all parts. A name that several parts give has the part's number at its end, as `margin_part_2`."""
         found = {number: part.measure() for number, part in enumerate(self.parts, 1) if part.measure is not None}
         times = Counter(name for each in found.values() for name in each)
         return {
-            (name if times[name] == 1 else f"{name}_part_{number}"): value
+            (name if times[name] == 1 else of_part(name, number)): value
             for number, each in found.items()
             for name, value in each.items()
         }

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from genrec.objectives.column_parts import without_part
 from genrec.training.curves import STANDARD_ERROR, VALIDATION
 
 NATS = "nats per Semantic ID"
@@ -55,10 +56,8 @@ RANKING = Panel(
 )
 PREFERENCE = Panel(
     "Is the user's item preferred to the negatives?",
-    Axis(f"margin, {NATS}", rf"margin|{VALIDATION}margin(_part_\d+)?", span=0.1),
-    Axis(
-        "accuracy, share of pairs or users", rf"accuracy(_all)?|{VALIDATION}(preference|likelihood)_accuracy(_part_\d+)?", range=SHARES
-    ),
+    Axis(f"margin, {NATS}", f"({VALIDATION})?margin", span=0.1),
+    Axis("accuracy, share of pairs or users", f"accuracy(_all)?|{VALIDATION}(preference|likelihood)_accuracy", range=SHARES),
 )
 PROBABILITY = Panel(
     "Log-probability of the user's item and of the negatives",
@@ -162,7 +161,10 @@ FILTERED = "_filter_seen"  # suffix of metrics of lists without seen items
 
 
 def label(name: str) -> str:
-    """Return the name of a column in a legend."""
+    """Return the name of a column in a legend. That of one of several objectives ends in its number."""
+    name, part = without_part(name)
+    if part is not None:
+        return f"{label(name)}, objective {part}"
     words = name.removeprefix(VALIDATION).replace("@10_", "@10, ").replace("_", " ")
     if name.endswith(FILTERED):
         words = f"{name.removeprefix(VALIDATION).removesuffix(FILTERED)}, seen items filtered"
@@ -172,17 +174,24 @@ def label(name: str) -> str:
 def panels(columns: Iterable[str] | Mapping[str, object], stage: str = "", everything: bool = False) -> list[Shown]:
     """Return the panels with columns to plot: those of the stage, or all of them.
 
-    Of an unknown stage, and with `everything`, a column that no panel names gets a panel of its own.
+    Of an unknown stage, and with `everything`, a column that no panel names gets a panel of its own. Columns of several objectives
+    (`margin_part_2`) stand where their name does, in place of the mean over the objectives.
     """
-    left = [name for name in columns if name not in ("step", "epoch") and not name.endswith(STANDARD_ERROR)]
+    of_objectives = {base for base, part in map(without_part, columns) if part is not None}
+    left = [name for name in columns if name not in ("step", "epoch", *of_objectives) and not name.endswith(STANDARD_ERROR)]
     shown: list[Shown] = []
     complete = everything or stage not in DEFAULT
     for panel in ALL if complete else DEFAULT[stage]:
-        on_right = [name for name in left if panel.right is not None and re.fullmatch(panel.right.names, name)]
-        found = Shown(panel, [name for name in left if re.fullmatch(panel.left.names, name)], on_right)
+        on_right = [name for name in left if panel.right is not None and _matches(panel.right, name)]
+        found = Shown(panel, [name for name in left if _matches(panel.left, name)], on_right)
         if found.names:
             shown.append(found)
         left = [name for name in left if name not in found.names]
     if shown and not complete:
         return shown
     return shown + [Shown(Panel(name, Axis("", re.escape(name))), [name], []) for name in left]
+
+
+def _matches(axis: Axis, name: str) -> bool:
+    """Return whether a column stands on an axis; the number of an objective does not matter."""
+    return re.fullmatch(axis.names, without_part(name)[0]) is not None

@@ -100,6 +100,20 @@ def test_a_policy_gradient_has_its_reward_beside_ndcg_its_groups_and_schedules()
     assert len(found[2].left) == 2
 
 
+def test_columns_of_several_objectives_stand_in_their_panels_without_the_mean() -> None:
+    columns = ["step", "margin", "margin_part_1", "margin_part_2", "accuracy_part_2", "hit_share", "hit_share_part_2", "loss_part_1"]
+    found = {shown.panel.title: (shown.left, shown.right) for shown in panels([*columns, "validation_margin_part_2"], "align")}
+    assert found["Is the user's item preferred to the negatives?"] == (
+        ["margin_part_1", "margin_part_2", "validation_margin_part_2"],
+        ["accuracy_part_2"],
+    )
+    assert found["What trains the policy"][0] == ["hit_share_part_2"]
+    assert len(found) == 2
+    assert label("margin_part_2") == "margin, training batches, objective 2"
+    assert label("validation_margin_part_12") == "margin, validation pairs, objective 12"
+    assert label("drawn_depth") == "shared codes"
+
+
 def test_every_panel_has_a_title_in_words_and_labels_with_units() -> None:
     """No title or label is the name of a column."""
     for panel in {*curve_panels.ALL, *(each for stage in curve_panels.DEFAULT.values() for each in stage)}:

@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 
 from genrec.errors import Stopped, UsageError
 from genrec.experiment import Experiment
-from genrec.objectives import Preference, Rounds, Supervised
+from genrec.objectives import PolicyGradient, Preference, Rounds, Supervised
+from genrec.objectives.column_parts import columns_of_part, without_part
 from genrec.objectives.prepared_rows import PreparedRows, mismatched_items
 from genrec.policy_modules import as_module
 from genrec.preference.candidates import Sampled
@@ -341,3 +342,76 @@ def test_metrics_of_one_name_are_told_apart_by_the_part() -> None:
         replace(built.parts[2], measure=lambda: {"margin": 2.0, "share": 3.0}),
     ]
     assert step.measure() == {"margin_part_1": 1.0, "margin_part_3": 2.0, "share": 3.0}
+
+
+def several() -> Rounds:
+    """Return rounds of SFT, S-DPO with 3 negatives, a policy gradient and S-DPO with 1, two steps each."""
+    preferences = [Preference(loss=SoftmaxDPO(), candidates=Sampled(Uniform(), number), likelihood=0.5) for number in (3, 1)]
+    gradient = PolicyGradient(candidates=Sampled(Uniform(), 3), gate=False)
+    return Rounds(objectives=(Supervised(), preferences[0], gradient, preferences[1]), steps=(2, 2, 2, 2))
+
+
+def test_columns_of_one_name_are_told_apart_by_the_objective(tmp_path: Path) -> None:
+    """By hand: a row of 20 steps has the mean over the steps of all objectives, as before, and that of each objective."""
+    step, _, frozen, batch = built_step(recipe(objective=several()))
+    logged = [{name: value.item() for name, value in take(step, frozen, batch, number)[1].items()} for number in range(8)]
+    assert [set(each) for each in logged[:2]] == [{"sft_loss"}] * 2
+    for number, part in ((2, 2), (3, 2), (6, 4), (7, 4)):
+        own = {name for name in logged[number] if name.endswith(f"_part_{part}")}
+        assert {"margin", f"margin_part_{part}", f"likelihood_loss_part_{part}", f"loss_part_{part}"} <= set(logged[number])
+        assert len(own) == (len(logged[number]) + 1) / 2
+        assert all(
+            logged[number][name.removesuffix(f"_part_{part}")] == logged[number][name] for name in own if "loss_part" not in name
+        )
+    assert {"reward_part_3", "likelihood_loss_part_3"} <= set(logged[4])
+    outcome, *_ = align(*parts(), recipe(objective=several()), 0, tmp_path / "a", constant)
+    row = next(row for row in outcome.curves if "margin" in row)
+    assert row["margin"] == pytest.approx((6 * row["margin_part_2"] + 4 * row["margin_part_4"]) / 10, rel=1e-4)  # steps 0 to 19
+    assert row["loss_part_2"] != row["loss_part_4"]
+    assert {"drawn_depth_part_2", "hit_share_part_3", "sft_loss"} <= set(row)
+    assert not any(name.startswith("sft_loss_part") for name in row)
+
+
+@pytest.mark.parametrize("objective", [rounds(), Rounds(), rounds((2, 2))])
+def test_rounds_of_sft_and_one_objective_have_plain_columns(objective: Rounds) -> None:
+    step, _, frozen, batch = built_step(recipe(max_steps=4, objective=replace(objective, steps=(1, 3))))
+    names = {name for number in range(4) for name in take(step, frozen, batch, number)[1]}
+    assert not any("_part_" in name for name in names)
+
+
+def test_watchers_of_an_objective_read_its_own_columns() -> None:
+    """The positives of part 3 fall by 2 nats, those of part 1 rise: the mean hides it, and the warning is of part 3."""
+    preferences = tuple(Preference(loss=SoftmaxDPO(), candidates=Sampled(Uniform(), 3)) for _ in range(2))
+    objective = Rounds(objectives=(preferences[0], Supervised(feedback="not disliked"), preferences[1]), steps=(1, 1, 1))
+    watchers = objective.build_step(objective_world()).watchers
+    names = ("chosen_log_prob", "chosen_drift", "rejected_log_prob", "rejected_drift")
+    told: list[str] = []
+    for step, fall in ((20, 0.0), (40, 2.0), (60, 2.0)):
+        columns = {
+            f"{name}_part_{part}": sign * value
+            for part, sign in ((1, 0.1), (3, 1.0))
+            for name, value in zip(names, (-5 - fall, 0.0 - fall, -6 - fall, 0.0 - fall), strict=True)
+        }
+        means = dict.fromkeys(names, -5.0)
+        row = {"step": float(step), "loss": 0.7, **means, **columns}
+        told += [message for watcher in watchers if (message := watcher(row)) is not None]
+    (message,) = told
+    assert "by step 60 their log-probability fell by 2.00 nats per Semantic ID (-5.00 -> -7.00)" in message
+
+
+def test_the_columns_of_a_part_by_hand() -> None:
+    row = {
+        "step": 20.0,
+        "margin": 2.0,
+        "margin_part_1": 1.0,
+        "margin_part_2": 3.0,
+        "reward_part_1": 5.0,
+        "reward": 5.0,
+        "sft_loss": 4.0,
+    }
+    assert columns_of_part(row, 2) == {"step": 20.0, "sft_loss": 4.0, "margin": 3.0}
+    assert columns_of_part(row, 1) == {"step": 20.0, "sft_loss": 4.0, "margin": 1.0, "reward": 5.0}
+    nested = {"margin_part_1_part_2": 1.0, "margin_part_1": 2.0}
+    assert columns_of_part(nested, 2) == {"margin_part_1": 1.0}
+    assert without_part("margin_part_12") == ("margin", 12)
+    assert without_part("margin_level_1") == ("margin_level_1", None)
