@@ -189,7 +189,7 @@ def test_refresh_builds_a_stage_and_what_follows_anew(project: Path, capsys: pyt
     made = [line.split(": ")[1].split()[0] for line in capsys.readouterr().err.splitlines() if "finished in" in line]
     assert made == ["sft", "evaluate"]
     assert main(["run", "mine.py:sft", "--refresh", "sftt"]) == 2
-    assert "the stages are data, embed, tokenize, sft, align, evaluate" in capsys.readouterr().err
+    assert "the stages are data, embed, tokenize, reward, sft, align, evaluate" in capsys.readouterr().err
 
 
 def test_a_row_with_other_settings_is_replaced_only_on_request(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

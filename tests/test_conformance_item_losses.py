@@ -246,6 +246,9 @@ class Trained:
     own: Any
     causal: bool = True
 
+    def has_history_states(self) -> bool:
+        return True
+
     def build(self, semantic_ids: SemanticIds) -> Policy:
         policy = SASRec(d_model=8, d_ff=8, num_heads=1, dropout=0.2, loss=GBCE(num_negatives=4)).build(semantic_ids)
         original = policy.sequence_loss
