@@ -88,7 +88,7 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
 
 
 def _held_out_shares(corpus: Corpus, parents: Parents) -> dict[str, float]:
-    """Return how many negatives and preferred items of an alignment were held-out items of their users; empty without such counts."""
+    """Return how many negatives and preferred items were held-out items of their users; empty without such counts."""
     drawn, preferred = (_counts(parents, name) for name in ("drawn_negatives.parquet", "preferred_items.parquet"))
     if drawn is None and preferred is None:
         return {}
@@ -98,8 +98,8 @@ def _held_out_shares(corpus: Corpus, parents: Parents) -> dict[str, float]:
 
 
 def _counts(parents: Parents, name: str) -> pd.DataFrame | None:
-    """Return the counts by user and item of all alignments, columns user, item and count; None if no alignment has such a file."""
-    files = [parents[stage] / name for stage in parents if kind_of_stage(stage) == "align"]
+    """Return the counts by user and item of all alignments and of the reward model, columns user, item and count; None without any."""
+    files = [parents[stage] / name for stage in parents if kind_of_stage(stage) in ("align", "reward")]
     found = [pd.read_parquet(file) for file in files if file.is_file()]
     return pd.concat(found).groupby(["user", "item"], as_index=False).sum() if found else None
 

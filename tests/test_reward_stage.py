@@ -23,7 +23,8 @@ from genrec.evaluation.comparison.reward_model_notes import reward_model_notes
 from genrec.experiment import SFT, Align, Experiment, Optimization, Validation
 from genrec.objectives import PolicyGradient, Preference, ProximalPolicy
 from genrec.objectives.reward_measure import reward_measure
-from genrec.preference.candidates import Rollouts, TopItems
+from genrec.preference.candidates import Rollouts, Sampled, TopItems
+from genrec.preference.negatives import ModelBeams
 from genrec.preference.policy_gradient import LeaveOneOutAdvantage, Reinforce
 from genrec.preference.reward_models import BradleyTerry
 from genrec.preference.rewards import Novelty, WeightedSum
@@ -101,6 +102,19 @@ def test_the_alignment_depends_on_the_model_of_its_own_recipe_alone() -> None:
     assert "reward" in parents["align-2"]
     assert "reward" not in parents["align"]
     assert "reward" not in parents["sft"]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (BradleyTerry(feedback="liked"), r"aligned: BradleyTerry\.feedback 'liked' needs labels.*set split\.liked"),
+        (BradleyTerry(pairs=TopItems(size=4)), r"BradleyTerry\.pairs TopItems.* reads a policy, which does not exist yet"),
+        (BradleyTerry(pairs=Sampled(ModelBeams(num_beams=10), 1)), r"BradleyTerry\.pairs Sampled.* reads a policy"),
+    ],
+)
+def test_what_the_settings_show_is_refused_before_any_stage(model: BradleyTerry, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        aligned(rloo(model))
 
 
 def test_an_experiment_has_one_reward_model() -> None:

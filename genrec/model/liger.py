@@ -16,6 +16,7 @@ Source: Yang et al. 2024, arXiv 2411.18814; the authors' code, facebookresearch/
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -53,6 +54,13 @@ class Liger:
             raise UsageError(f"policy.temperature must be above 0, got {self.temperature}")
         if not self.dense_weight >= 0:
             raise UsageError(f"policy.dense_weight must be 0 or more, got {self.dense_weight}")
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError unless the experiment has a tokenizer that resolves collisions."""
+        if experiment.tokenize is None:
+            raise UsageError(f"{experiment.name}: Liger writes Semantic IDs; set tokenize, such as Tokenize(), or choose SASRec")
+        if experiment.tokenize.collisions == "keep":
+            raise UsageError(f"{experiment.name}: Liger ranks single items; set tokenize.collisions to append or reassign")
 
     @property
     def causal(self) -> bool:

@@ -118,8 +118,8 @@ def check_gives_states(policy: Policy) -> None:
 
 def _no_states(kind: type) -> str:
     return (
-        f"ViewContrast compares states of histories, which {name_with_place(kind)} does not give; choose Tiger, Gpt, RPG, SASRec or "
-        "GRU4Rec, or add history_states(history) to the policy and has_history_states() to its specification "
+        f"ViewContrast compares states of histories, which {name_with_place(kind)} does not give; choose Tiger, Liger, Gpt, RPG, "
+        "SASRec or GRU4Rec, or add history_states(history) to the policy and has_history_states() to its specification "
         "(genrec.types.HistoryStates)"
     )
 

@@ -14,11 +14,12 @@ from policies import catalog, histories
 from torch import Tensor
 
 from genrec.errors import UsageError
+from genrec.experiment import Experiment, Tokenize
 from genrec.model import Liger, LigerPolicy, Tiger
 from genrec.model.dense_head import cosine_loss, rank_candidates
 from genrec.objectives.supervised import negative_log_likelihood, own_loss, window_loss
 from genrec.semantic_ids import SemanticIds
-from genrec.testing import check_policy
+from genrec.testing import Shop, check_policy
 from genrec.types import SequenceBatch, WindowBatch
 
 SMALL = Tiger(d_model=16, d_ff=32, num_heads=2, d_kv=8, num_encoder_layers=1, num_decoder_layers=1, dropout=0.0)
@@ -277,3 +278,7 @@ def test_wrong_settings_are_refused(change: dict[str, Any], message: str) -> Non
 def test_shared_semantic_ids_are_refused() -> None:
     with pytest.raises(UsageError, match=r"2 of 3 share their Semantic ID .*; set tokenize\.collisions to append or reassign"):
         liger().build(SemanticIds(torch.tensor([[0, 0], [0, 0], [1, 0]])))
+    with pytest.raises(UsageError, match=r"shop: Liger ranks single items; set tokenize\.collisions to append or reassign"):
+        Experiment(name="shop", source=Shop(), policy=liger(), tokenize=Tokenize(collisions="keep"))
+    with pytest.raises(UsageError, match="shop: Liger writes Semantic IDs; set tokenize"):
+        Experiment(name="shop", source=Shop(), policy=liger(), tokenize=None)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -25,7 +26,7 @@ from genrec.preference.reward_models.reward_network import catalog_rewards, held
 from genrec.preference.reward_models.training_pairs import TrainingPairs, training_prefixes
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import check_reward, sampler_context
-from genrec.types import SamplerContext, SequenceBatch
+from genrec.types import Candidates, ObjectiveContext, Proposals, SamplerContext, SequenceBatch
 
 CHOSEN, REJECTED = torch.tensor([1.2], dtype=torch.float64), torch.tensor([[0.3, -0.5, 0.9]], dtype=torch.float64)
 LIKED = Sampled(DislikedItems(), 1)
@@ -225,6 +226,52 @@ def test_a_file_of_pairs(tmp_path: Path) -> None:
     figures = model.save_model(world, DataFrame({"user": [], "item": []}), tmp_path)
     assert figures.pairs == 40
     assert figures.accuracy > 0.9
+
+
+def test_rows_of_a_file_have_their_weights(tmp_path: Path) -> None:
+    """Half of the rows contradict the other half. Those that weigh a million times as much decide what is learned."""
+    world, rng = tastes(), np.random.default_rng(1)
+    lines: dict[str, list[str]] = {"first": ["history,chosen,rejected,weight"], "second": ["history,chosen,rejected,weight"]}
+    for number in range(400):
+        history = rng.integers(1, 21)
+        one, two = int(rng.integers(1, 21)), int(rng.integers(21, 41))
+        pair = (one, two) if number % 2 else (two, one)
+        for name, heavy in (("first", 1), ("second", 0)):
+            lines[name].append(f'"[""{history}""]",{pair[0]},{pair[1]},{1e3 if number % 2 == heavy else 1e-3}')
+    rewards = {}
+    for name, each in lines.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(each) + "\n")
+        rating = BradleyTerry(pairs=Pairs(tmp_path / f"{name}.csv"), steps=60, min_accuracy=0).rate(world)
+        batch = SequenceBatch(torch.tensor([1]), torch.tensor([[3]]), torch.tensor([4]))
+        rewards[name] = rating.rate(batch, torch.arange(1, 41).unsqueeze(0))[0]
+    assert rewards["first"][:20].mean() > rewards["first"][20:].mean() + 0.5
+    assert rewards["second"][:20].mean() < rewards["second"][20:].mean() - 0.5
+
+
+@dataclass(frozen=True)
+class Own:
+    """Prefers the item that is given."""
+
+    item: int = 40
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        def on_host(rows: SequenceBatch, step: int) -> Candidates:
+            other = rows.target.masked_fill(rows.target == self.item, 0)
+            items = torch.stack([torch.full_like(other, self.item), other], 1)
+            return Candidates(items, items > 0, other > 0)
+
+        return Proposals(on_host=on_host)
+
+
+def test_preferred_items_of_an_own_proposer_are_counted(tmp_path: Path) -> None:
+    none = DataFrame({"user": [], "item": []})
+    BradleyTerry(pairs=Own(), steps=5, min_accuracy=0).save_model(tastes(), none, tmp_path)
+    counts = pd.read_parquet(tmp_path / "preferred_items.parquet")
+    assert set(counts["item"]) == {40}
+    assert 0 < counts["count"].sum() <= 5 * 256
+    (tmp_path / "preferred_items.parquet").unlink()
+    BradleyTerry(steps=5, min_accuracy=0).save_model(tastes(), none, tmp_path)  # training events are preferred
+    assert not (tmp_path / "preferred_items.parquet").exists()
 
 
 def test_a_file_that_prefers_a_held_out_event_is_refused(tmp_path: Path) -> None:

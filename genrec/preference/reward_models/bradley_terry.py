@@ -14,8 +14,10 @@ from torch import Tensor
 
 from genrec.errors import InputError, UsageError, given
 from genrec.plugin_source import components, named_objects
-from genrec.preference.candidates import Sampled
-from genrec.preference.negatives import Uniform
+from genrec.preference.candidates import InvalidIds, Pairs, Rollouts, Sampled, TopItems
+from genrec.preference.draw_counts import DrawCounts
+from genrec.preference.negatives import ModelBeams, Uniform
+from genrec.preference.negatives.capabilities import policy_refreshes
 from genrec.preference.range_checks import check_range
 from genrec.preference.reward_models.pair_losses import bradley_terry, center_penalty, plackett_luce
 from genrec.preference.reward_models.reward_network import (
@@ -33,10 +35,20 @@ from genrec.progress import say
 from genrec.randomness import seed_of
 from genrec.semantic_ids import SemanticIds
 from genrec.store import write_json
-from genrec.types import CheckedContext, CheckedHeldOut, CodeProposer, Proposer, Rating, SamplerContext, SequenceBatch
+from genrec.types import (
+    CheckedContext,
+    CheckedHeldOut,
+    CodeProposer,
+    LabelingSplit,
+    NegativeSampler,
+    Proposer,
+    Rating,
+    SamplerContext,
+    SequenceBatch,
+)
 from genrec.types.specification import check_at_least, check_types
 
-WEIGHTS, FIGURES = "reward_model.safetensors", "reward_model.json"  # files of the artifact
+WEIGHTS, FIGURES, PREFERRED = "reward_model.safetensors", "reward_model.json", "preferred_items.parquet"  # files of the artifact
 LAST = 100  # steps whose mean loss is reported
 EXAMPLES = "Sampled(Uniform(), 1), Sampled(DislikedItems(), 1) or Pairs(...)"
 
@@ -95,13 +107,32 @@ class BradleyTerry:
             raise UsageError(f"BradleyTerry.pairs must propose items, got {self.pairs!r}; use {EXAMPLES}")
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if the experiment has another reward model too."""
+        """Raise UsageError if the experiment has another reward model too, or no labels, or if the pairs read a policy."""
+        self._check_labels(experiment)
+        self._check_reads_no_policy()
         models = [(path, each) for path, each in named_objects(experiment) if isinstance(each, BradleyTerry)]
         others = [path for path, each in models if each != self]
         if others:
             raise UsageError(
                 f"{experiment.name}: an experiment has one reward model, but {others[0]} differs from that of {models[0][0]}; give "
                 "them equal settings"
+            )
+
+    def _check_labels(self, experiment: Any) -> None:
+        bounds = experiment.split.feedback() if isinstance(experiment.split, LabelingSplit) else None
+        if self.feedback == "liked" and bounds is None and not isinstance(self.pairs, Pairs):
+            raise UsageError(
+                f"{experiment.name}: BradleyTerry.feedback 'liked' needs labels, and the split sets no bounds of ratings; set "
+                "split.liked and split.disliked, such as 4 and 2, or another feedback"
+            )
+
+    def _check_reads_no_policy(self) -> None:
+        samplers = [each for each in components(self.pairs) if isinstance(each, NegativeSampler)]
+        reading = [each for each in samplers if isinstance(each, ModelBeams) or policy_refreshes(each)]
+        if isinstance(self.pairs, TopItems | Rollouts | InvalidIds) or reading:
+            raise UsageError(
+                f"BradleyTerry.pairs {self.pairs!r} reads a policy, which does not exist yet when a reward model is trained; use "
+                f"{EXAMPLES}"
             )
 
     def rate(self, context: SamplerContext) -> Rating:
@@ -131,7 +162,11 @@ class BradleyTerry:
             if isinstance(each, CheckedHeldOut):
                 each.check_held_out(context, held_out)
         network = self._build(context)
-        figures = self._fit(network, context)
+        # the preferred item of these is a training event, or the file's, which was checked
+        preferred = None if isinstance(self.pairs, Sampled | Pairs) else DrawCounts(context.item_count)
+        figures = self._fit(network, context, preferred)
+        if preferred is not None:
+            preferred.table().to_parquet(folder / PREFERRED, index=False)
         save_file(network.state_dict(), folder / WEIGHTS)
         write_json(folder / FIGURES, figures._asdict())
         say(
@@ -147,8 +182,11 @@ class BradleyTerry:
             torch.manual_seed(seed_of(self.seed, "weights of a reward model"))
             return RewardNetwork(context.vectors.cpu(), self.dim)
 
-    def _fit(self, network: RewardNetwork, context: SamplerContext) -> RewardFigures:
-        """Train the network and return its figures. Items are compared by number: Semantic IDs are a matter of policies."""
+    def _fit(self, network: RewardNetwork, context: SamplerContext, preferred: DrawCounts | None = None) -> RewardFigures:
+        """Train the network, count its preferred items in `preferred` and return its figures.
+
+        Items are compared by number: Semantic IDs are a matter of policies.
+        """
         codes = torch.arange(context.item_count).unsqueeze(1)
         context = context._replace(semantic_ids=SemanticIds(codes, (context.item_count,)), policy=None)
         pairs = TrainingPairs(
@@ -166,6 +204,8 @@ class BradleyTerry:
                 rows = pairs.rows(index, step)
                 if not bool(rows.mask.any()):
                     continue
+                if preferred is not None:
+                    preferred.update(rows.user, rows.chosen.masked_fill(~rows.mask.any(1), 0).unsqueeze(1))
                 torch.manual_seed(seed_of(self.seed, "dropout of a reward model", step))
                 optimizer.param_groups[0]["lr"] = self.learning_rate * (1 - step / self.steps)
                 optimizer.zero_grad()
@@ -180,13 +220,14 @@ class BradleyTerry:
         return figures
 
     def _loss(self, network: RewardNetwork, rows: PairRows) -> Tensor:
-        """Return the mean loss over the rows with a pair."""
+        """Return the mean loss over the rows with a pair, weighted by the rows of the proposer."""
         rewards, mask = network(rows.history, torch.cat([rows.chosen.unsqueeze(1), rows.rejected], 1)), rows.mask
         kind = bradley_terry if self.loss == "pairs" else plackett_luce
         each = kind(rewards[:, 0], rewards[:, 1:], mask)
         if self.center:
             each = each + self.center * center_penalty(rewards[:, 0], rewards[:, 1:], mask)
-        return each[mask.any(1)].mean()
+        weight = mask.any(1).float() if rows.weight is None else mask.any(1) * rows.weight
+        return (weight * each).sum() / weight.sum()
 
     def _check(self, figures: RewardFigures) -> None:
         """Raise InputError if the model is worse than required on held-out pairs."""

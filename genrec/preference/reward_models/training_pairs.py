@@ -30,6 +30,8 @@ class PairRows(NamedTuple):
     chosen: Tensor  # int64 [B]
     rejected: Tensor  # int64 [B, K]
     mask: Tensor  # bool [B, K]  false: no rejected item
+    user: Tensor  # int64 [B]
+    weight: Tensor | None  # float32 [B]  of each row in the mean of the loss; None: all alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +124,7 @@ class TrainingPairs:
         """Return the pairs of the examples int64 [B]; random negatives are those of this step."""
         batch = self.examples.batch(index)
         if self.proposals.listed is not None:
-            candidates = self.proposals.listed(index)
+            candidates = self.check(self.proposals.listed(index), batch)
         else:
             assert self.proposals.on_host is not None
             candidates = self.check(self.proposals.on_host(batch, step), batch)
@@ -131,7 +133,7 @@ class TrainingPairs:
         mask = (rejected > 0) & ~contains(batch.history, rejected) & (items[:, :1] > 0)
         if candidates.rows is not None:
             mask = mask & candidates.rows.unsqueeze(1)
-        return PairRows(batch.history, items[:, 0], rejected.masked_fill(~mask, 0), mask)
+        return PairRows(batch.history, items[:, 0], rejected.masked_fill(~mask, 0), mask, batch.user, candidates.weight)
 
 
 class _NoSource:
