@@ -469,6 +469,21 @@ def test_an_objective_is_built_before_sft(tmp_path: Path, monkeypatch: pytest.Mo
     assert built == ["data", "embed", "tokenize"]
 
 
+def test_a_reference_that_would_never_be_refreshed_is_refused_with_its_flags() -> None:
+    """The steps are 0 to 39, so a refresh every 40 steps would come after the last one, and one every 39 steps before it."""
+    forty = Align(Preference(), optimization=Optimization(max_steps=40, batch_size=8, learning_rate=1e-3))
+    message = (
+        r"cyclic: align\.refresh_reference is 40 steps, but the stage has 40, so the reference would never be refreshed; set "
+        r"--align\.refresh-reference to less than 40, or to 0 .*, or --align\.optimization\.max-steps to more than 40"
+    )
+    with pytest.raises(UsageError, match=message):
+        replace(cyclic(), align=replace(forty, refresh_reference=40))
+    for refresh in (0, 1, 39):
+        replace(cyclic(), align=replace(forty, refresh_reference=refresh))
+    with pytest.raises(UsageError, match=r"align\.1\.refresh_reference is 900 .*; set --align\.1\.refresh-reference to less than 40"):
+        replace(cyclic(), align=(forty, replace(forty, refresh_reference=900)))
+
+
 def test_a_plug_in_checks_the_data_before_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     experiment = replace(

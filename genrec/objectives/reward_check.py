@@ -55,5 +55,6 @@ class RewardCheck:
         return StepFault(
             step,
             f"the reward {name_with_place(type(self.reward))} is {float(self._value):g} for item {name_item(self.own_ids, item)} of "
-            f"{name_user(self.own_ids, user)} in step {step + 1}, expected a finite number for every item; correct the reward",
+            f"{name_user(self.own_ids, user)} in step {step} (counted from 0), expected a finite number for every item; correct "
+            "the reward",
         )

@@ -107,8 +107,8 @@ class FiniteCheck:
         found = "" if source is None else f"; {source}"
         advice = self._advice() if bad.step else f"no weight has changed yet, so {FIRST_STEP}"
         return NumericsError(
-            f"{self.description}: the loss{own} is {bad.loss:g} and the norm of the gradient {bad.grad_norm:g} in step "
-            f"{bad.step + 1}, expected finite numbers{found}; {self._batch(bad.step)}; {advice}"
+            f"{self.description}: the loss{own} is {bad.loss:g} and the norm of the gradient {bad.grad_norm:g} in step {bad.step} "
+            f"(counted from 0), expected finite numbers{found}; {self._batch(bad.step)}; {advice}"
         )
 
     def check_weights(self, policy: nn.Module, step: int) -> None:

@@ -146,9 +146,16 @@ class Align:
         _ = self.steps
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if a schedule of the objective is longer than this stage of the experiment."""
+        """Raise UsageError if a schedule of the objective is longer than this stage, or if the reference would never be refreshed."""
         place = experiment.alignments.index(self)
-        check_length("align" if len(experiment.alignments) == 1 else f"align.{place}", self.objective, self.steps)
+        path = "align" if len(experiment.alignments) == 1 else f"align.{place}"
+        check_length(path, self.objective, self.steps)
+        if self.refresh_reference >= self.steps:
+            raise UsageError(
+                f"{experiment.name}: {path}.refresh_reference is {self.refresh_reference} steps, but the stage has {self.steps}, so "
+                f"the reference would never be refreshed; set --{path}.refresh-reference to less than {self.steps}, or to 0 for a "
+                f"reference that stays, or --{path}.optimization.max-steps to more than {self.refresh_reference}"
+            )
 
     @property
     def steps(self) -> int:

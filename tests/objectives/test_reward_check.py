@@ -53,7 +53,8 @@ def test_a_reward_that_is_not_finite_stops_the_training(value: float, everywhere
         else Preference(reward=reward, chosen="best")
     )
     with pytest.raises(
-        NumericsError, match=rf"the reward Broken \(.*\) is {value} for item .* of user .* in step 1, expected a finite"
+        NumericsError,
+        match=rf"the reward Broken \(.*\) is {value} for item .* of user .* in step 0 \(counted from 0\), expected a finite",
     ):
         align(*parts(), recipe(objective=objective), 0, tmp_path / "a", constant)
 
@@ -81,7 +82,7 @@ def test_the_first_bad_reward_is_remembered() -> None:
     fault = remembered((3, GOOD), (4, BAD), (5, torch.full((2, 3), math.nan))).fault()
     assert fault is not None
     assert fault.step == 4
-    assert "is -inf for item 8 of user 9 in step 5" in fault.message
+    assert "is -inf for item 8 of user 9 in step 4 (counted from 0)" in fault.message
 
 
 @pytest.mark.parametrize(("bad_loss", "message"), [(None, "is -inf for item 8"), (4, "is -inf for item 8"), (3, "the loss is nan")])

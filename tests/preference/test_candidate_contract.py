@@ -387,7 +387,8 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_line_and_the_masked_plac
 
 def test_a_training_names_the_class_behind_a_first_step_that_is_not_finite(tmp_path: Path) -> None:
     with pytest.raises(
-        NumericsError, match=r"the loss of Own \(.*test_candidate_contract\.py:\d+\) is .* in step 1,.* log at .*:\d+ "
+        NumericsError,
+        match=r"the loss of Own \(.*test_candidate_contract\.py:\d+\) is .* in step 0 \(counted from 0\),.* log at .*:\d+ ",
     ) as error:
         align(*parts(), recipe(objective=Own(lambda loss: (loss + (loss - loss).log(), {}))), 0, tmp_path / "a", constant)
     assert "no weight has changed yet, so the learning rate is not the cause" in str(error.value)

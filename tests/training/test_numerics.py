@@ -72,7 +72,9 @@ def test_a_bad_step_is_refused_and_the_training_goes_on_from_the_last_good_check
     message = str(failure.value)
     loss = "nan" if change is bad_loss else r"\d\.\d+"
     names = listed(list(dict.fromkeys(user_ids(corpus(), users_of_step(training_examples(), 16, 5, step - 1)))), 5)
-    assert failure.match(rf"SFT: the loss is {loss} and the norm of the gradient nan in step {step}, expected finite numbers")
+    assert failure.match(
+        rf"SFT: the loss is {loss} and the norm of the gradient nan in step {step - 1} \(counted from 0\), expected finite numbers"
+    )
     assert f"the histories of its batch are of the users {names}; " in message
     assert f"the last good checkpoint, of step 20, is kept in {tmp_path / 'parts' / 'last'}" in message
     assert (
@@ -127,7 +129,7 @@ def test_the_masked_places_behind_a_loss_are_named() -> None:
 
 def test_no_checkpoint_is_named_where_there_is_none(tmp_path: Path) -> None:
     built = policy()
-    with pytest.raises(NumericsError, match=r"in step 3, expected finite") as failure:
+    with pytest.raises(NumericsError, match=r"in step 2 \(counted from 0\), expected finite") as failure:
         run(built, tmp_path, failing(built, 3, bad_loss))
     assert "checkpoint" not in str(failure.value)
     assert not (tmp_path / "last").exists()
@@ -236,7 +238,9 @@ def test_the_first_bad_step_is_remembered() -> None:
 def test_a_remembered_step_stops_the_training_at_the_next_check(tmp_path: Path) -> None:
     check = FiniteCheck("SFT", "sft", tmp_path, lambda step: ["a", "b", "b", "c", "d", "e", "f", "g"])
     check.steps.add(6, torch.tensor(1.0), torch.tensor(math.inf))
-    with pytest.raises(NumericsError, match=r"inf in step 7, .*users 'a', 'b', 'c', 'd', 'e' and 2 more; try a smaller sft\."):
+    with pytest.raises(
+        NumericsError, match=r"inf in step 6 \(counted from 0\), .*users 'a', 'b', 'c', 'd', 'e' and 2 more; try a smaller sft\."
+    ):
         check.check_weights(nn.Linear(1, 1), 20)
 
 
@@ -263,7 +267,9 @@ def test_an_experiment_that_diverges_names_the_users_of_the_data_set_and_leaves_
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     experiment = override([cyclic(steps=20)], ["--sft.optimization.learning-rate", "1e30"])[0]
     users = set(Corpus.load(pipeline.run(experiment, last="data")["data"].folder).user_ids)
-    with pytest.raises(NumericsError, match=r"SFT: the loss is .* in step 2, .* batch are of the users '") as failure:
+    with pytest.raises(
+        NumericsError, match=r"SFT: the loss is .* in step 1 \(counted from 0\), .* batch are of the users '"
+    ) as failure:
         pipeline.run(experiment)
     assert set(re.findall(r"'([^']+)'", str(failure.value))) < users
     assert "checkpoint" not in str(failure.value)
