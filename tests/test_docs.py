@@ -318,6 +318,20 @@ def test_relative_links_resolve(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.relative_to(PROJECT)} links to {target}"
 
 
+def anchors(page: Path) -> list[str]:
+    """Return the anchors of a page's headings, to the third level as in docs/conf.py."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#{1,3} (.+)$", re.sub(r"\[([^\]\n]*)\]\([^)\n]*\)", r"\1", text), flags=re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.strip().lower()).replace(" ", "-") for title in titles]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_anchors_of_links_exist(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\((?!https?://)([^)#\s]*)#([^)\s]+)\)", text)
+    assert [f"{target}#{name}" for target, name in links if name not in anchors(page.parent / target if target else page)] == []
+
+
 def test_every_page_is_in_the_table_of_contents() -> None:
     for folder, further in ((PROJECT / "docs", ["methods/index", "api/index"]), (PROJECT / "docs" / "methods", [])):
         names = [page.stem for page in GUIDE if page.parent == folder and page.stem != "index"] + further
