@@ -25,7 +25,7 @@ def proposing_parts(objective: Objective) -> list[Proposing]:
 def try_candidates(objective: Objective, context: ObjectiveContext) -> None:
     """Let the user's own proposers of an objective propose candidates for the first examples, and check these.
 
-    Raises InputError for candidates that break the contract, and UsageError for several negatives if the loss is DPO. What is built is
+    Raises InputError for candidates that break the contract, and UsageError for those that the objective cannot use. What is built is
     dropped, so `context` needs frozen copies of its own.
     """
     for part in proposing_parts(objective):
@@ -33,6 +33,8 @@ def try_candidates(objective: Objective, context: ObjectiveContext) -> None:
         known = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
         with plugin_errors.attribute_to(part.candidates, "while it was tried on the first examples, before the training"):
             proposer = CheckedProposer(part.candidates, known, masks=isinstance(part, PolicyGradient))
+            if not isinstance(part, Preference):
+                proposer.check_not_listed(part)
             candidates = proposer.of_first_examples(examples, known)
         if isinstance(part, Preference):
             check_one_negative(part.loss, part.candidates, candidates)

@@ -14,6 +14,7 @@ from genrec import plugin_errors
 from genrec.errors import UsageError
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.rows import with_places
+from genrec.policy_modules import device_of
 from genrec.preference.candidate_contract import CandidateCheck, checked_proposals
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.types import (
@@ -76,17 +77,19 @@ class CheckedProposer:
 
     def of_first_examples(self, given: TrainingExamples, context: ObjectiveContext) -> Candidates:
         """Return the candidates of the first examples, as step 0 would have them; `given` are those of the objective."""
-        examples = self.examples(given)
+        examples, device = self.examples(given), device_of(context.policy)
         number = torch.arange(min(TRIED, len(examples)))
         batch = examples.batch(number)
-        rows, places = with_places(batch)
-        candidates = self.on_host(rows, 0, number)
+        host, _ = with_places(batch)
+        candidates = self.on_host(host, 0, number)
         if candidates is not None:
             return candidates
         if self.proposals.begin is not None:
             self.proposals.begin(0)
-        scores = scores_of(context.policy, batch, places, rows, context.normalize)
-        return self.within(PreparedRows(batch, places, rows, None, None, HostRows(rows, None)), 0, scores)
+        moved = type(batch)(*(each.to(device) for each in batch))
+        rows, places = with_places(moved)
+        scores = scores_of(context.policy, moved, places, rows, context.normalize)
+        return self.within(PreparedRows(moved, places, rows, None, None, HostRows(host, None)), 0, scores)
 
     def complete(self, step: TrainingStep) -> TrainingStep:
         """Return a step with the proposer's parts: its own examples, `begin`, `state` and `save`."""

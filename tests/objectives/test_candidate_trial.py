@@ -135,6 +135,21 @@ def test_windows_are_tried_too() -> None:
     assert len(proposer.calls) == calls
 
 
+@dataclass(frozen=True)
+class ByNumber:
+    """Candidates of numbered examples."""
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        entries = context.source.prefixes()
+        return Proposals(listed=lambda number: Candidates(entries.batch(number).target.unsqueeze(1), torch.ones(len(number), 1) > 0))
+
+
+def test_candidates_by_number_are_refused_before_sft_where_no_example_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    message = r"PolicyGradient\.candidates ByNumber\(\) lists candidates in their order"
+    assert built_before(PolicyGradient(candidates=ByNumber()), UsageError, message) == ["data", "embed", "tokenize"]
+
+
 def test_the_check_of_an_objective_names_the_proposer() -> None:
     with pytest.raises(UsageError, match=MESSAGE.format("Three")):
         check_objective(Preference(DPO(), Three()))

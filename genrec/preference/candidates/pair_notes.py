@@ -63,8 +63,9 @@ def _without_user(examples: PairExamples) -> str | None:
 
 def _contradictions(examples: PairExamples, pairs: DataFrame, unit: str) -> str | None:
     """Return how many rows prefer one item to another that a row of the same user or history prefers to it."""
-    opposite = pairs.rename(columns={"chosen": "rejected", "rejected": "chosen"})
-    both = pairs.merge(opposite, on=["group", "chosen", "rejected"], suffixes=("", "_opposite"))
+    pair = ["group", "chosen", "rejected"]
+    opposite = pairs.drop_duplicates(pair).rename(columns={"chosen": "rejected", "rejected": "chosen"})
+    both = pairs.merge(opposite, on=pair, suffixes=("", "_opposite"))
     if not len(both):
         return None
     first = both.sort_values("row", kind="stable")[["row", "row_opposite"]].to_numpy()[0]
