@@ -38,7 +38,8 @@ from genrec.tokenizer import RQKMeans
 
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
-GUIDE = sorted(path for path in (PROJECT / "docs").glob("*.md"))
+METHODS = sorted((PROJECT / "docs" / "methods").glob("*.md"))
+GUIDE = [*sorted((PROJECT / "docs").glob("*.md")), *METHODS]
 PAGES = [README, *GUIDE]
 LINKED = [*PAGES, *(PROJECT / "docs" / "api").glob("*.md"), *(PROJECT / "experiments").glob("results*/*.md")] + [
     PROJECT / name
@@ -50,6 +51,11 @@ SILENT = ("text", "csv", "json", "toml", "yaml")  # languages of blocks that are
 RIDDLES = ["whose", "of one's own", "says so", "is worth", "are worth", "none is left", "by itself", "by its own", "is told", "as if"]
 BRITISH = ["catalogue", "neighbour", "normalis", "behaviour", "colour", "optimis", "tokenis", "initialis"]
 PLACES = ["/work/", "/root/", "/tmp/", "/home/"]
+
+
+def name_of(page: Path) -> str:
+    """Return the name of a page in the tests' ids: `methods/dpo` for docs/methods/dpo.md."""
+    return f"methods/{page.stem}" if page in METHODS else page.stem
 
 
 class Block(NamedTuple):
@@ -198,7 +204,7 @@ def test_the_confirmation_of_a_tuning_has_the_row_and_its_reference(sandbox_fold
     assert planned == [(name, str(seed)) for name in ("taste-sft", "taste-sdpo") for seed in (5, 6, 7, 8, 9)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_of_a_page_run(page: Path, sandbox_folder: Path) -> None:
     sandbox = Sandbox(sandbox_folder, page)
     run = [block for block in blocks(page) if not block.skipped and not block.language.startswith(("{", *SILENT))]
@@ -312,9 +318,25 @@ def test_relative_links_resolve(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.relative_to(PROJECT)} links to {target}"
 
 
+def anchors(page: Path) -> list[str]:
+    """Return the anchors of a page's headings, to the third level as in docs/conf.py."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#{1,3} (.+)$", re.sub(r"\[([^\]\n]*)\]\([^)\n]*\)", r"\1", text), flags=re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.strip().lower()).replace(" ", "-") for title in titles]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_anchors_of_links_exist(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\((?!https?://)([^)#\s]*)#([^)\s]+)\)", text)
+    assert [f"{target}#{name}" for target, name in links if name not in anchors(page.parent / target if target else page)] == []
+
+
 def test_every_page_is_in_the_table_of_contents() -> None:
-    index = (PROJECT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert [page.stem for page in GUIDE if page.stem != "index" and not re.search(rf"^{page.stem}$", index, re.MULTILINE)] == []
+    for folder, further in ((PROJECT / "docs", ["methods/index", "api/index"]), (PROJECT / "docs" / "methods", [])):
+        names = [page.stem for page in GUIDE if page.parent == folder and page.stem != "index"] + further
+        index = (folder / "index.md").read_text(encoding="utf-8")
+        assert [name for name in names if not re.search(rf"^{name}$", index, re.MULTILINE)] == []
 
 
 def test_front_pages_are_short() -> None:
@@ -322,7 +344,7 @@ def test_front_pages_are_short() -> None:
     assert len((PROJECT / "experiments" / "results.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_pages_avoid_riddles_british_spelling_and_local_paths(page: Path) -> None:
     prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE).lower()
     prose = " ".join(prose.split())
