@@ -75,9 +75,8 @@ class ProximalPolicy:
     refresh r a copy of the policy draws the items of r steps, as PPO takes r minibatches of one large batch of draws; the clips then
     bound how far the policy goes in these steps. PPO's further passes over the same draws are not there.
 
-    Deviations: the value function is a network of its own (`genrec.objectives.value_function`), because policies have no common
-    state that a head could read. Draws are made in evaluation mode where the policy does not score the catalog, so train without
-    `Align.dropout`.
+    Deviations: the value function is a network of its own (`genrec.objectives.value_function`), the same for every policy. Draws are
+    made in evaluation mode where the policy does not score the catalog, so train without `Align.dropout`.
 
     The policy needs probabilities of items that add up to 1: a `CatalogPolicy` (SASRec, RPG with a softmax over the catalog), or a
     `SamplingPolicy` (Tiger, Gpt) with `Align.normalize` "children".
