@@ -15,7 +15,7 @@ SCALE = 10.0  # of the values: the learning rate is the policy's, which is small
 class ValueFunction(nn.Module):
     """V(history, y_1..y_{t-1}) for t = 1..L. All values are 0 at the start.
 
-    Policies have no common state that a head could read, so the network reads the history itself. A policy that scores an item as one
+    The network reads the history itself, so it is the same for every policy. A policy that scores an item as one
     code has no prefixes: the value depends on the history alone.
     """
 
