@@ -48,6 +48,6 @@ def check_has_dislikes(component: object, experiment: Any) -> None:
     bounds = experiment.split.feedback() if isinstance(experiment.split, LabelingSplit) else None
     if bounds is None or bounds.disliked is None:
         raise UsageError(
-            f"{experiment.name}: {type(component).__name__} needs events that are labeled as disliked, got the split "
-            f"{experiment.split!r}; set split.liked and split.disliked, such as 4 and 2"
+            f"{experiment.name}: {type(component).__name__} needs events that are labeled as disliked, and "
+            f"{type(experiment.split).__name__} has no bound for them; set split.liked and split.disliked, such as 4 and 2"
         )
