@@ -23,7 +23,7 @@ from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.reward_measure import reward_measure
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
-from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
+from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.plugin_source import components
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
@@ -31,6 +31,7 @@ from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.policy_gradient import GroupAdvantage, Reinforce, SiblingAdvantage, k3_estimate
 from genrec.preference.policy_gradient.group_masks import distinct_candidates, group_mean
 from genrec.preference.policy_gradient.list_log_prob import discounted_sum, list_log_prob
+from genrec.preference.rating_requirements import check_labels
 from genrec.preference.rewards import Hit, checked_rating
 from genrec.preference.schedules import check_scheduled, constant
 from genrec.randomness import seed_of

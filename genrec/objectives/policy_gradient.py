@@ -25,13 +25,14 @@ from genrec.objectives.prepared_rows import PreparedRows, mean_likelihood
 from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.reward_measure import reward_measure
 from genrec.objectives.scheduled_settings import ScheduledSettings
-from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
+from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.preference.candidates import Pairs, Rollouts
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.policy_gradient import EarlyClip, GroupAdvantage, k3_estimate, penalized_rewards
 from genrec.preference.policy_gradient.group_masks import distinct_candidates, group_mean
+from genrec.preference.rating_requirements import check_labels
 from genrec.preference.rewards import Hit, checked_rating
 from genrec.preference.schedules import check_scheduled, constant
 from genrec.store import NEW_IN_KEY

@@ -20,13 +20,14 @@ from genrec.objectives.numbered_examples import NumberedExamples
 from genrec.objectives.one_negative import check_sizes, takes_one_negative
 from genrec.objectives.preference_step import UNRATED, PreferenceStep
 from genrec.objectives.reference_cache import ReferenceCache
-from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
+from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
 from genrec.preference.candidates import Pairs, Rollouts, Sampled
 from genrec.preference.losses import IPO, Anchored, ContinuedSFT, LevelWeighted, Smoothed, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
+from genrec.preference.rating_requirements import check_labels
 from genrec.preference.schedules import check_scheduled
 from genrec.store import NEW_IN_KEY
 from genrec.types import (

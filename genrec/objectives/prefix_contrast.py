@@ -18,13 +18,14 @@ from genrec.errors import UsageError, given
 from genrec.objectives.checked_proposer import CheckedProposer
 from genrec.objectives.prepared_rows import PreparedRows, items_of, mean_likelihood
 from genrec.objectives.scheduled_settings import ScheduledSettings
-from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
+from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.level_checks import check_has_levels, check_several_levels
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.negatives import Uniform
 from genrec.preference.range_checks import check_range
+from genrec.preference.rating_requirements import check_labels
 from genrec.preference.rewards.reward_tables import DeviceTable
 from genrec.preference.schedules import check_scheduled, constant
 from genrec.types import (

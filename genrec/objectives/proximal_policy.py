@@ -24,7 +24,7 @@ from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.reward_measure import reward_measure
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
-from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
+from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.value_function import ValueFunction
 from genrec.preference.candidates.proposing_policy import ProposingPolicy
 from genrec.preference.candidates.row_scores import scores_of
@@ -39,6 +39,7 @@ from genrec.preference.policy_gradient.advantage_estimation import (
 )
 from genrec.preference.policy_gradient.clipped_surrogates import clipped_loss
 from genrec.preference.range_checks import check_range
+from genrec.preference.rating_requirements import check_labels
 from genrec.preference.rewards import Hit, checked_rating
 from genrec.preference.schedules import check_scheduled, constant
 from genrec.randomness import seed_of

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from genrec.data.feedback import feedback_of
 from genrec.errors import UsageError
 from genrec.plugin_source import name_with_place
+from genrec.preference.rating_requirements import check_labels
 from genrec.randomness import generator
 from genrec.store import NEW_IN_KEY
 from genrec.types import (
@@ -81,15 +81,6 @@ def check_causal(objective: object, targets: Targets, experiment: Any) -> None:
         raise UsageError(
             f"{experiment.name}: {type(objective).__name__}.targets 'all' needs a causal policy, in which each position sees only "
             f"earlier items; {type(policy).__name__} is bidirectional; set targets one or choose a causal policy"
-        )
-
-
-def check_labels(objective: object, feedback: Feedback, experiment: Any) -> None:
-    """Raise UsageError if an objective trains on liked targets and the experiment's split labels no events."""
-    if feedback == "liked" and feedback_of(experiment.split) is None:
-        raise UsageError(
-            f"{experiment.name}: {type(objective).__name__}.feedback 'liked' needs labels, and the split sets no bounds of ratings; "
-            "set split.liked, such as 4, or another feedback"
         )
 
 

@@ -15,10 +15,11 @@ from genrec.errors import InputError, UsageError, given
 from genrec.item_rows import prefixes
 from genrec.objectives.history_views import Augmentations
 from genrec.objectives.scheduled_settings import ScheduledSettings
-from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of, supervised_loss
+from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of, supervised_loss
 from genrec.plugin_source import name_with_place
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.range_checks import check_range
+from genrec.preference.rating_requirements import check_labels
 from genrec.preference.schedules import check_scheduled, constant
 from genrec.randomness import generator
 from genrec.types import (

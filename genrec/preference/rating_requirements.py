@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from genrec.errors import UsageError
-from genrec.types import FilteringSplit, LabelingSplit, RatedSource
+from genrec.types import Feedback, FilteringSplit, LabelingSplit, RatedSource
 
 
 def check_has_ratings(component: object, experiment: Any) -> None:
@@ -50,4 +50,14 @@ def check_has_dislikes(component: object, experiment: Any) -> None:
         raise UsageError(
             f"{experiment.name}: {type(component).__name__} needs events that are labeled as disliked, and "
             f"{type(experiment.split).__name__} has no bound for them; set split.liked and split.disliked, such as 4 and 2"
+        )
+
+
+def check_labels(component: object, feedback: Feedback, experiment: Any) -> None:
+    """Raise UsageError if a component trains on liked events and the experiment's split labels none."""
+    bounds = experiment.split.feedback() if isinstance(experiment.split, LabelingSplit) else None
+    if feedback == "liked" and bounds is None:
+        raise UsageError(
+            f"{experiment.name}: {type(component).__name__}.feedback 'liked' needs labels, and the split sets no bounds of ratings; "
+            "set split.liked, such as 4, or another feedback"
         )

@@ -19,6 +19,7 @@ from genrec.preference.draw_counts import DrawCounts
 from genrec.preference.negatives import ModelBeams, Uniform
 from genrec.preference.negatives.capabilities import policy_refreshes
 from genrec.preference.range_checks import check_range
+from genrec.preference.rating_requirements import check_labels
 from genrec.preference.reward_models.pair_losses import bradley_terry, center_penalty, plackett_luce
 from genrec.preference.reward_models.reward_network import (
     RewardFigures,
@@ -29,7 +30,7 @@ from genrec.preference.reward_models.reward_network import (
     rate,
     standardize,
 )
-from genrec.preference.reward_models.training_pairs import PairRows, TrainingPairs
+from genrec.preference.reward_models.training_pairs import EXAMPLES, READS_POLICY, PairRows, TrainingPairs
 from genrec.preference.rewards.reward_tables import mask_padding
 from genrec.progress import say
 from genrec.randomness import seed_of
@@ -39,7 +40,6 @@ from genrec.types import (
     CheckedContext,
     CheckedHeldOut,
     CodeProposer,
-    LabelingSplit,
     NegativeSampler,
     Proposer,
     Rating,
@@ -50,7 +50,6 @@ from genrec.types.specification import check_at_least, check_types
 
 WEIGHTS, FIGURES, PREFERRED = "reward_model.safetensors", "reward_model.json", "preferred_items.parquet"  # files of the artifact
 LAST = 100  # steps whose mean loss is reported
-EXAMPLES = "Sampled(Uniform(), 1), Sampled(DislikedItems(), 1) or Pairs(...)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,8 @@ class BradleyTerry:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the experiment has another reward model too, or no labels, or if the pairs read a policy."""
-        self._check_labels(experiment)
+        if not isinstance(self.pairs, Pairs):
+            check_labels(self, self.feedback, experiment)
         self._check_reads_no_policy()
         models = [(path, each) for path, each in named_objects(experiment) if isinstance(each, BradleyTerry)]
         others = [path for path, each in models if each != self]
@@ -118,22 +118,11 @@ class BradleyTerry:
                 "them equal settings"
             )
 
-    def _check_labels(self, experiment: Any) -> None:
-        bounds = experiment.split.feedback() if isinstance(experiment.split, LabelingSplit) else None
-        if self.feedback == "liked" and bounds is None and not isinstance(self.pairs, Pairs):
-            raise UsageError(
-                f"{experiment.name}: BradleyTerry.feedback 'liked' needs labels, and the split sets no bounds of ratings; set "
-                "split.liked and split.disliked, such as 4 and 2, or another feedback"
-            )
-
     def _check_reads_no_policy(self) -> None:
         samplers = [each for each in components(self.pairs) if isinstance(each, NegativeSampler)]
         reading = [each for each in samplers if isinstance(each, ModelBeams) or policy_refreshes(each)]
         if isinstance(self.pairs, TopItems | Rollouts | InvalidIds) or reading:
-            raise UsageError(
-                f"BradleyTerry.pairs {self.pairs!r} reads a policy, which does not exist yet when a reward model is trained; use "
-                f"{EXAMPLES}"
-            )
+            raise UsageError(READS_POLICY.format(self.pairs))
 
     def rate(self, context: SamplerContext) -> Rating:
         """Return the rating by the model of the stage `reward`, or without that stage by one that is trained on the context."""

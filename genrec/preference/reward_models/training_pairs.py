@@ -20,6 +20,8 @@ from genrec.randomness import generator
 from genrec.types import Feedback, FrozenPolicy, ObjectiveContext, Policy, Proposer, SamplerContext, SequenceBatch, TrainingExamples
 from genrec.types.data import DISLIKED, LIKED, NO_USER
 
+EXAMPLES = "Sampled(Uniform(), 1), Sampled(DislikedItems(), 1) or Pairs(...)"
+READS_POLICY = "BradleyTerry.pairs {!r} reads a policy, which does not exist yet when a reward model is trained; use " + EXAMPLES
 CHUNK = 16_384  # rows that are read at once
 
 
@@ -100,10 +102,7 @@ class TrainingPairs:
         )
         self.proposals = checked_proposals(proposer, proposer.build_proposals(built))
         if self.proposals.in_step is not None:
-            raise UsageError(
-                f"BradleyTerry.pairs {proposer!r} reads a policy, which does not exist yet when a reward model is trained; use "
-                "Sampled(Uniform(), 1), Sampled(DislikedItems(), 1) or Pairs(...)"
-            )
+            raise UsageError(READS_POLICY.format(proposer))
         examples = self.proposals.examples
         self.examples: TrainingExamples = training_prefixes(context, feedback, history_length) if examples is None else examples
         self.check = CandidateCheck(proposer, context.item_count, context.own_ids)
