@@ -1,5 +1,6 @@
 """Further methods of the field on MovieLens-100K, each against SFT and its control: a table of its own for each function.
 
+    genrec run experiments/more_methods.py:losses      # the other preference losses on the candidates of gated S-DPO
     genrec run experiments/more_methods.py:lists       # Rec-R1: policy gradients over lists, rewarded by their NDCG
     genrec run experiments/more_methods.py:prefixes    # APAO: a contrast of prefixes beside the likelihood, in SFT and in alignment
     genrec run experiments/more_methods.py:later       # RecPO on the authors' data: a user's next ten items and their ratings
@@ -17,6 +18,11 @@ Endpoints, named before any of these rows was run: NDCG@10 on test, seen items k
 paper, and `continued-apao` takes the steps of the control with the contrast. Of `views`: NDCG@10 on test, seen items kept, of each of
 `cl4srec` and `duorec` against SFT, with RPG and with SASRec (Holm over the four). Of `lettingo`: the same metric of `lettingo` and of
 `rlaif` against `continued` (Holm over the two); `lettingo-hit` shows how much of it the judge explains.
+
+Of `losses`: NDCG@10 on test, seen items kept, of each loss against `continued` (Holm over all of them), named before any of its rows
+was run. All take the 15 best other items of the policy where the target is among the best 16, refreshed every step, beside the
+likelihood; DPO, which compares one pair, takes the best other item where the target is among the best two. The scales of the losses
+are not matched.
 
 `views` has the weight (0.1), the temperature (1) and the dot product of the papers for both policies, though their states have other
 norms. SFT trains on windows, so a step contrasts one history of each of its windows.
@@ -50,6 +56,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import headline
 import movielens_tables
 import on_policy
 
@@ -67,17 +74,39 @@ from genrec.objectives import (
     ViewContrast,
 )
 from genrec.preference.candidates import LaterItems, Rollouts, Sampled, Together, TopItems
-from genrec.preference.losses import ConservativeDPO, RecPO, RosePO, SoftmaxDPO
+from genrec.preference.losses import CPO, DMPO, DPO, IPO, ORPO, ConservativeDPO, Hinge, RecPO, RobustDPO, RosePO, SimPO, SoftmaxDPO
 from genrec.preference.negatives import DislikedItems, Uniform
 from genrec.preference.policy_gradient import LeaveOneOutAdvantage, Reinforce
 from genrec.preference.reward_models import BradleyTerry
 from genrec.preference.rewards import BaselineScore, Hit, StepDiscountedRating
-from genrec.types import HistoryViews, Objective, Reward
+from genrec.types import HistoryViews, Objective, PreferenceLoss, Reward
 
 JUDGE = BaselineScore(EASE(l2=100.0))
 
 # The reward model: each user's liked events over disliked events of training.
 LIKES = BradleyTerry(pairs=Sampled(DislikedItems(), 1), feedback="liked")
+
+
+def losses() -> list[Experiment]:
+    """Return RPG: SFT, continued SFT, gated S-DPO, and the other losses on the same candidates."""
+    base, own = movielens_tables.rpg(), TopItems(size=16)
+    chosen: dict[str, PreferenceLoss] = {
+        "gated": SoftmaxDPO(beta=1.0),
+        "gated-dmpo": DMPO(beta=1.0),
+        "gated-ipo": IPO(beta=0.5),
+        "gated-hinge": Hinge(beta=0.5),
+        "gated-cdpo": ConservativeDPO(beta=0.5),
+        "gated-rdpo": RobustDPO(beta=0.5),
+        "gated-simpo": SimPO(),
+        "gated-cpo": CPO(beta=0.5, alpha=0.0),  # its own likelihood is that of the preference
+        "gated-orpo": ORPO(),
+    }
+    rows: dict[str, Objective] = {
+        "continued": on_policy.WINDOWS,
+        "gated-dpo": headline.preference(DPO(beta=0.5), TopItems(size=2)),
+        **{name: headline.preference(loss, own) for name, loss in chosen.items()},
+    }
+    return seeds([base, *(on_policy.aligned(base, name, each, movielens_tables.STEPS) for name, each in rows.items())])
 
 
 def lists() -> list[Experiment]:
