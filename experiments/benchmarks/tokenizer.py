@@ -12,6 +12,7 @@
 | `million` | RQ-KMeans on 1,000,000 x 128, with each engine | faiss's ResidualQuantizer with one beam |
 | `collisions` | each treatment of collisions on 1,000,000 random items | a dictionary in Python |
 | `quality` | every tokenizer on Beauty: seconds, code usage, collisions, category purity, co-occurrence | |
+| `interactions` | the same of LETTER, the RQ-VAE without its terms, and others, 100 epochs | |
 
 Prints a JSON line per run and a table per part. Each run is a separate process. Time excludes imports and the computation of Beauty's
 vectors (TF-IDF and SVD of title and categories). Memory is the peak resident size of the process, imports included. Compared sides
@@ -30,6 +31,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -249,7 +251,7 @@ def quality(name: str, folder: Path, options: argparse.Namespace) -> dict[str, A
 
     corpus = beauty(folder, options)
     kind = "text and interactions" if "interactions" in name else "text"
-    quantizer, vectors = tokenizers()[name], beauty_vectors(folder, options, kind)
+    quantizer, vectors = (tokenizers() | with_interactions())[name], beauty_vectors(folder, options, kind)
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # equal vectors and shared Semantic IDs are part of the diagnostics
@@ -309,6 +311,23 @@ def tokenizers() -> dict[str, Any]:
     }
 
 
+def with_interactions() -> dict[str, Any]:
+    """Return the tokenizers of `interactions`: four levels of 256 codes, a tenth of the default number of epochs."""
+    from genrec.embeddings import Collaborative
+    from genrec.tokenizer import LETTER, RQVAE, ProductQuantizer, RQKMeans
+
+    autoencoder = RQVAE(num_levels=4, epochs=100, codebook_update="gradient")
+    letter = LETTER(Collaborative(), replace(autoencoder, latent_dim=64))
+    return {
+        "RQ-KMeans, 4 levels": RQKMeans(num_levels=4),
+        "OPQ, 4 digits": ProductQuantizer(num_levels=4),
+        "RQ-VAE, 100 epochs": RQVAE(num_levels=4, epochs=100),
+        "LETTER's autoencoder": letter.autoencoder,
+        "LETTER": letter,
+        "LETTER, alignment weight 1": replace(letter, alignment_weight=1.0),
+    }
+
+
 def peak_gb() -> float:
     """Return the peak resident size of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -340,6 +359,7 @@ def parts() -> dict[str, dict[str, Run]]:
             for method in ("append", "sinkhorn", "reassign", "a dictionary")
         },
         "quality": {name: lambda f, o, n=name: quality(n, f, o) for name in tokenizers()},
+        "interactions": {name: lambda f, o, n=name: quality(n, f, o) for name in with_interactions()},
     }
 
 
@@ -357,7 +377,7 @@ def in_turn(part: str, sides: list[str], rounds: int, arguments: list[str]) -> l
 
 def table(part: str, rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of a part's table: medians over the rounds."""
-    if part == "quality":
+    if part in ("quality", "interactions"):
         yield from quality_table(rows)
         return
     extra = [name for name in ("error", "collided_before", "collided") if name in rows[0]]
@@ -430,10 +450,10 @@ def main() -> None:
         return
     arguments = ["--items", str(options.items), "--work", str(options.work)]
     arguments += ["--beauty", str(options.beauty)] if options.beauty else []
-    if {"speed", "rqvae", "epoch", "quality"} & set(requested):  # before timing, in a separate process
+    if {"speed", "rqvae", "epoch", "quality", "interactions"} & set(requested):  # before timing, in a separate process
         subprocess.run([sys.executable, __file__, "--side", "vectors", *arguments], check=True)
     for part in requested:
-        rows = in_turn(part, list(parts()[part]), 1 if part in ("quality", "rqvae") else options.rounds, arguments)
+        rows = in_turn(part, list(parts()[part]), 1 if part in ("quality", "interactions", "rqvae") else options.rounds, arguments)
         print()
         print("\n".join(table(part, rows)), end="\n\n", flush=True)
 
