@@ -5,6 +5,8 @@
     genrec tune experiments/tuning.py:sdpo_100k       # S-DPO after the untuned TIGER, its SFT policy trained once
     genrec tune experiments/tuning.py:sasrec_beauty   # SASRec on Amazon Beauty
     genrec tune experiments/tuning.py:rpg_beauty      # RPG with a softmax over the catalog on Amazon Beauty, 12 epochs a trial
+    genrec tune experiments/tuning.py:gated_beauty    # gated S-DPO of three epochs after RPG on Amazon Beauty, its SFT trained once
+    genrec tune experiments/tuning.py:continued_beauty  # the control of `gated_beauty`
     genrec run experiments/tuning.py:sasrec_100k      # the experiment as it is, without a search
 
 `--source.path` names a local copy of the data. A tuning prints the command that runs its best settings with five fresh seeds. Compare
@@ -12,17 +14,21 @@ methods after each of them was tuned. Cost: at most 4 processor-hours a tuning, 
 
 Run to their end, one seed, one thread: `sasrec_100k`, `sasrec_beauty` and `sdpo_100k` (experiments/results.md). In the two of SASRec
 no trial is above the recipe of the files, so these recipes stay; Toys inherits Beauty's and MovieLens-1M MovieLens-100K's.
-`tiger_100k` and `rpg_beauty` have not been run.
+`tiger_100k`, `rpg_beauty`, `gated_beauty` and `continued_beauty` have not been run. The two alignments start from `parallel.sft`, the
+policy with item embeddings, and get the same budget; the control has fewer settings to choose.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import amazon
 import movielens
+import on_policy
 import parallel
 
+from genrec.experiment import Align, Experiment, Validation
 from genrec.tuning import Choice, LogUniform, Tuning, Uniform
 
 
@@ -97,3 +103,35 @@ def rpg_beauty() -> Tuning:
             "tokenize.quantizer.num_levels": Choice((16, 32)),
         },
     )
+
+
+def gated_beauty() -> Tuning:
+    """Return the tuning of gated S-DPO after RPG with item embeddings on Beauty. All trials align one SFT policy for three epochs."""
+    return Tuning(
+        experiment=_three_epochs("gated"),
+        space={
+            "align.optimization.learning_rate": LogUniform(1e-4, 3e-3),
+            "align.objective.weight": LogUniform(0.2, 5.0),
+            "align.objective.loss.beta": LogUniform(0.1, 2.0),
+            "align.objective.candidates.size": Choice((8, 16, 64)),
+        },
+    )
+
+
+def continued_beauty() -> Tuning:
+    """Return the tuning of the control of `gated_beauty`: SFT continued for as many steps."""
+    return Tuning(
+        experiment=_three_epochs("continued"),
+        space={
+            "align.optimization.learning_rate": LogUniform(1e-4, 3e-3),
+            "align.optimization.weight_decay": LogUniform(1e-3, 0.3),
+        },
+    )
+
+
+def _three_epochs(name: Literal["continued", "gated"]) -> Experiment:
+    """Return an alignment of three epochs after `parallel.sft`, with a validation of all users after each epoch."""
+    objective = on_policy.gated() if name == "gated" else on_policy.WINDOWS
+    row = on_policy.aligned(parallel.sft(), name, objective, 3 * parallel.EPOCH)
+    assert isinstance(row.align, Align)
+    return replace(row, align=replace(row.align, validation=Validation(every=parallel.EPOCH, users=0)))
