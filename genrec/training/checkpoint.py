@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -52,6 +52,7 @@ class TrainingProgress(NamedTuple):
     stale: int  # validations since that step
     curves: list[dict[str, float]]  # rows of the curves so far
     precision: Resolved = "32-true"  # precision of the steps; a resumed run keeps it
+    pending: Sequence[dict[str, float]] = ()  # metrics of each step since the last row, for the next one
 
 
 class Checkpoint(NamedTuple):
@@ -222,7 +223,7 @@ def _read_json(path: Path) -> Any:
 
 def _progress(content: dict[str, Any]) -> TrainingProgress:
     """Return the progress that `progress.json` describes. Raises ValueError, TypeError or AttributeError if it has another form."""
-    progress = TrainingProgress(**content)
+    progress = TrainingProgress(**{**content, "pending": tuple(content.get("pending", ()))})
     numbers = (progress.step, progress.best_step, progress.stale)
     if not all(type(number) is int and number >= 0 for number in numbers) or progress.best_step > progress.step:
         raise ValueError(f"progress.json must count steps from 0, got {numbers}")
@@ -230,8 +231,10 @@ def _progress(content: dict[str, Any]) -> TrainingProgress:
         raise ValueError(f"progress.json must hold a finite score, got {progress.best_score}")
     if progress.precision not in get_args(Resolved):
         raise ValueError(f"progress.json must name a precision, got {progress.precision!r}")
-    if not all(isinstance(value, int | float) for row in progress.curves for value in row.values()):
+    if not all(isinstance(value, int | float) for row in (*progress.curves, *progress.pending) for value in row.values()):
         raise ValueError("progress.json must hold rows of numbers")
+    if not all("loss" in row for row in progress.pending):
+        raise ValueError("progress.json must hold the loss of each step since the last row")
     if not all(type(row["step"]) is int and row["step"] <= progress.step for row in progress.curves):
         raise ValueError(f"progress.json must hold rows of steps up to {progress.step}")
     return progress

@@ -27,16 +27,24 @@ STANDARD_ERROR = "_standard_error"  # suffix of the column with the standard err
 class Curves:
     """The rows of one training run. `rows` is the checkpoint's list and is extended in place.
 
+    `pending` has the metrics of the checkpoint's steps after its last row, so that rows do not depend on where a run was interrupted.
+
     After a resume `on_row` receives the last saved row again: whatever it received for that step or a later one is void. Watchers
     also receive the saved rows, and the warnings they return for these are dropped because they were printed before. `selected` is
     the validation metric that selects the best step.
     """
 
     def __init__(
-        self, rows: list[Row], on_row: OnRow | None = None, watchers: Sequence[Watcher] = (), selected: str = SELECTED
+        self,
+        rows: list[Row],
+        on_row: OnRow | None = None,
+        watchers: Sequence[Watcher] = (),
+        selected: str = SELECTED,
+        pending: Sequence[Row] = (),
     ) -> None:
         self.rows, self.on_row, self.watchers, self.selected = rows, on_row, watchers, selected
-        self.pending: list[dict[str, Tensor]] = []  # metrics of the steps since the last row
+        # metrics of the steps since the last row
+        self.pending = [{name: torch.tensor(value) for name, value in step.items()} for step in pending]
         self._emitted = len(rows)
         for row in rows:
             for watcher in watchers:
@@ -49,6 +57,10 @@ class Curves:
         self.rows.append({"step": step, **means(self.pending)})
         self.pending.clear()
         return self.rows[-1]
+
+    def pending_values(self) -> list[Row]:
+        """Return the metrics of each step since the last row as numbers, for a checkpoint."""
+        return [{name: float(value) for name, value in step.items()} for step in self.pending]
 
     def add_validation(self, step: int, scores: Mapping[str, float]) -> None:
         """Add validation metrics to the row of `step`, or to a new row if there is none."""
@@ -86,13 +98,17 @@ def means(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     in a batch without one, has not logged it; the mean of no step is NaN.
     """
     names = dict.fromkeys(name for logged in steps for name in logged)
-    device = steps[0]["loss"].device  # one transfer for all metrics, because each transfer waits for the device
-    values = [_mean(torch.stack([logged[name].float() for logged in steps if name in logged])).to(device) for name in names]
+    device = steps[-1]["loss"].device  # one transfer for all metrics, because each transfer waits for the device
+    values = [_mean([logged[name] for logged in steps if name in logged]).to(device) for name in names]
     return dict(zip(names, torch.stack(values).tolist(), strict=True))
 
 
-def _mean(values: Tensor) -> Tensor:
-    """Return the mean of the values [S] that are not NaN, to the digit that of all of them if none is."""
+def _mean(scalars: Sequence[Tensor]) -> Tensor:
+    """Return the mean of the scalars that are not NaN, to the digit that of all of them if none is.
+
+    Scalars of a checkpoint are on the CPU, later ones on the device.
+    """
+    values = torch.stack([each.float().to(scalars[-1].device) for each in scalars])
     mean = values.mean()
     return torch.where(mean.isnan(), values.nanmean(), mean)
 

@@ -104,8 +104,11 @@ class TrainingCallback(lightning.Callback):
             say(estimated)
         validates = pl_module.step % self.plan.every == 0 or pl_module.step == self.plan.max_steps
         self.signal, is_time = process_group.from_first((self.signal, time.monotonic() - self.saved > CHECKPOINT_SECONDS))
-        if validates or self.signal is not None or pl_module.step % LOG_EVERY == 0:
-            self._flush()
+        ends_row = validates or pl_module.step % LOG_EVERY == 0
+        if ends_row or self.signal is not None:
+            self._take_logs()
+        if ends_row:
+            self.loss = self.curves.flush(self.progress.step)["loss"]
         if validates:
             self._validate(pl_module)
             trainer.should_stop = _out_of_patience(self.progress, self.patience)
@@ -122,17 +125,17 @@ class TrainingCallback(lightning.Callback):
         best = f"best {self.progress.best_score:.4f} at step {self.progress.best_step}"
         return ", ".join(loss if self.score is None else [*loss, f"{self.selection.column} {self.score:.4f} ({best})"])
 
-    def _flush(self) -> None:
-        """Add a row to the curves. Raise NumericsError if a step since the last row was not finite; the last checkpoint stays."""
+    def _take_logs(self) -> None:
+        """Pass the logs of the last steps to the curves. Raise NumericsError if one was not finite; the last checkpoint stays."""
         self.check.check_steps()
         self.curves.pending += [mean_logs(parts) for parts in of_all_processes(self.logged)]
         self.logged = []
-        self.loss = self.curves.flush(self.progress.step)["loss"]
 
     def _save(self, policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Save a checkpoint, unless the policy has non-finite weights."""
         self.check.check_weights(policy, self.progress.step)
         self.collect(policy)
+        self.progress = self.progress._replace(pending=self.curves.pending_values())
         if process_group.leads():
             checkpoint.save(self.folder, self.identity, policy, optimizer, self.best, self.objective_state.tensors(), self.progress)
         self.check.saved_step, self.saved = self.progress.step, time.monotonic()
@@ -202,7 +205,7 @@ def train(
         say(f"{description}: warning: {warning}")
     with ProgressBar(description, plan.max_steps) as bar:
         bar.begin(progress.step)
-        curves = Curves(progress.curves, on_row, objective.watchers, selection.column)
+        curves = Curves(progress.curves, on_row, objective.watchers, selection.column, progress.pending)
         flag = f"--{path}.optimization.max-steps"
         estimate = TimeEstimate(description, flag, plan, progress.step, patience is not None)
         callback = TrainingCallback(

@@ -79,21 +79,23 @@ def replay(curves: Curves, steps: range, every: int) -> None:
 
 @given(total=st.integers(1, 30), every=st.integers(1, 5), saved=st.integers(0, 30), stopped=st.integers(0, 30))
 def test_a_resumed_run_gives_the_rows_of_an_uninterrupted_run(total: int, every: int, saved: int, stopped: int) -> None:
-    """A run is killed after `stopped` steps and resumes from an earlier row. `on_row` has each row once after it drops the rows from
-    the first row of the second part on. A watcher sees each row once.
+    """A run is killed after `stopped` steps and resumes from a checkpoint of an earlier step, within a row or at its end. `on_row` has
+    each row once after it drops the rows from the first row of the second part on. A watcher sees each row once.
     """
     stopped = min(stopped, total)
-    saved = min(saved, stopped) // every * every
+    saved = min(saved, stopped)
     whole = Curves([])
     replay(whole, range(1, total + 1), every)
 
     received: list[Row] = []
     first = Curves([], received.append)
     replay(first, range(1, stopped + 1), every)
-    kept = [row for row in first.rows if row["step"] <= saved]
+    at_save = Curves([])
+    replay(at_save, range(1, saved + 1), every)
+    assert at_save.rows == [row for row in first.rows if row["step"] <= saved]
     again: list[Row] = []
     watched: list[Row] = []
-    second = Curves(kept, again.append, [watched.append])  # type: ignore[list-item]
+    second = Curves(at_save.rows, again.append, [watched.append], pending=at_save.pending_values())  # type: ignore[list-item]
     replay(second, range(saved + 1, total + 1), every)
     void = again[0]["step"] if again else math.inf
     assert second.rows == whole.rows == watched
