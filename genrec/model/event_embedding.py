@@ -1,8 +1,8 @@
 """The inputs of a history beside its items, for policies over Semantic IDs: a token of the user, and vectors of times and ratings.
 
-- The user is one of `user_tokens` tokens, by the hash of the id in the data set. It stands before the oldest item, as in TIGER (Rajput
-  et al. 2023, arXiv 2305.05065, which has 2,000), so that a history has one more place. Deviation: it fills the place of an item, which
-  are L tokens for a policy that reads an item as L codes.
+- The user is one of `user_tokens` tokens, by the hash of the id in the data set. It stands before the oldest item, as in TIGER
+  (Rajput et al. 2023, arXiv 2305.05065, which has 2,000), so that a history has one more place. Deviation: it fills the place of an
+  item, which are L tokens for a policy that reads an item as L codes.
 - The time of an event is the time since the event before it in the history, in seconds, by its bucket of the base-2 logarithm. An
   event without one directly before it has a bucket of its own: the oldest one, and the one after a hidden item.
 - The rating of an event is one of `ratings`, the largest that it reaches, or the lowest one below all of them. An event without a
@@ -154,7 +154,7 @@ class EventEmbedding(nn.Module):
     def rating_bucket(self, history: EventHistory) -> Tensor:
         """Return the bucket of each event, int64 [B, T]: 0 without a rating, else the number of `ratings` up to it, at least 1."""
         assert history.rating is not None
-        bucket = torch.bucketize(history.rating, self.bounds, right=True).clamp(1, len(self.bounds))
+        bucket = torch.bucketize(history.rating.contiguous(), self.bounds, right=True).clamp(1, len(self.bounds))
         return bucket.masked_fill(history.rating.isnan(), 0)
 
 
