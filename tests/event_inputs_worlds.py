@@ -23,7 +23,7 @@ DECISION = 20  # an item before each favorite item, in the world of users
 
 @dataclass(frozen=True)
 class InputWorld:
-    """100 users with 17 events of 40 items each.
+    """Users with events of 40 items: 40 users with 33 events in the world of users, and 100 users with 17 events in the others.
 
     - "user": every fourth event is the user's favorite, one of the items 0 to 7, after the item `DECISION`. The two events before them
       are random, so that the last two items do not tell the user.
@@ -39,9 +39,9 @@ class InputWorld:
 
     def load(self, root: Path) -> RawTables:
         rng, rows = np.random.default_rng(0), []
-        for user in range(100):
+        for user in range(40 if self.depends_on == "user" else 100):
             item, time, favorite = int(rng.integers(40)), int(rng.integers(10**6)), int(rng.integers(8))
-            for event in range(17):
+            for event in range(33 if self.depends_on == "user" else 17):
                 gap = int(rng.choice([60, 20 * 86_400]))
                 rating = float(rng.choice([2.0, 4.0])) if rng.random() < 0.9 else np.nan
                 time += gap
@@ -58,7 +58,7 @@ class InputWorld:
         return RawTables(interactions, DataFrame({"item": names, "text": [f"word{item} kind{item // 8}" for item in range(40)]}))
 
 
-def world(depends_on: Literal["user", "rating", "time"], steps: int = 300, **change: Any) -> Experiment:
+def world(depends_on: Literal["user", "rating", "time"], steps: int = 500, **change: Any) -> Experiment:
     """Return an experiment on a world, with the tiny TIGER and no input unless `change` has another policy."""
     sft = SFT(
         optimization=Optimization(max_steps=steps, batch_size=64, learning_rate=5e-3, warmup_steps=20),

@@ -57,7 +57,8 @@ def is_consistent(history: EventHistory) -> bool:
     expected = of_items(history.items, torch.zeros(len(history)))
     assert history.time is not None and history.rating is not None
     return torch.equal(history.time, items_of(expected.time)) and torch.equal(  # type: ignore[arg-type]
-        history.rating.nan_to_num(-1), expected.rating.nan_to_num(-1)  # type: ignore[union-attr]
+        history.rating.nan_to_num(-1),
+        expected.rating.nan_to_num(-1),  # type: ignore[union-attr]
     )
 
 
