@@ -108,7 +108,8 @@ def test_a_user_has_the_token_of_the_hash() -> None:
     policy = built(replace(SMALL_TIGER, user_tokens=50))
     history: Any = EventHistory(torch.tensor([[1, 2]]).expand(3, -1), torch.tensor([3, 53, 4]))
     scores = policy.log_prob(history, torch.arange(1, 41).expand(3, -1))
-    assert torch.allclose(scores[0], scores[1]) and not torch.allclose(scores[0], scores[2], atol=1e-4)
+    assert torch.allclose(scores[0], scores[1])
+    assert not torch.allclose(scores[0], scores[2], atol=1e-4)
 
 
 @pytest.mark.parametrize("base", [SMALL_TIGER, SMALL_GPT], ids=["tiger", "gpt"])

@@ -55,7 +55,8 @@ def of_items(items: Tensor, user: Tensor) -> EventHistory:
 
 def is_consistent(history: EventHistory) -> bool:
     expected = of_items(history.items, torch.zeros(len(history)))
-    assert history.time is not None and history.rating is not None
+    assert history.time is not None
+    assert history.rating is not None
     return torch.equal(history.time, items_of(expected.time)) and torch.equal(  # type: ignore[arg-type]
         history.rating.nan_to_num(-1),
         expected.rating.nan_to_num(-1),  # type: ignore[union-attr]
@@ -89,7 +90,8 @@ def test_rows_and_places_are_those_of_each_tensor(history: EventHistory, data: s
     rows = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=5)))
     last = data.draw(st.integers(1, width))
     for found in (history[rows, -last:], history[rows][:, width - last :]):
-        assert torch.equal(found.items, history.items[rows, -last:]) and is_consistent(found)
+        assert torch.equal(found.items, history.items[rows, -last:])
+        assert is_consistent(found)
         assert torch.equal(items_of(found.user), items_of(history.user)[rows])  # type: ignore[arg-type]
     mask = torch.arange(count) % 2 == 0
     assert torch.equal(history[mask].items, history.items[mask])
@@ -103,10 +105,12 @@ def test_prefixes_and_padding_keep_each_event_with_its_inputs(history: EventHist
     pairs = st.tuples(st.integers(0, count - 1), st.integers(0, width - 1))
     places = torch.tensor(data.draw(st.lists(pairs, min_size=1, max_size=6)))
     found: Any = prefixes(history, places)  # type: ignore[arg-type]
-    assert torch.equal(found.items, prefixes(history.items, places)) and is_consistent(found)
+    assert torch.equal(found.items, prefixes(history.items, places))
+    assert is_consistent(found)
     assert torch.equal(found.user, history.user[places[:, 0]])  # type: ignore[index]
     wide = history.padded(width + data.draw(st.integers(0, 3)))
-    assert torch.equal(wide.items[:, -width:], history.items) and is_consistent(wide)
+    assert torch.equal(wide.items[:, -width:], history.items)
+    assert is_consistent(wide)
 
 
 def test_batches_are_moved_and_cut_without_knowing_of_inputs() -> None:

@@ -68,7 +68,8 @@ def test_events_that_stand_in_no_history_have_no_inputs() -> None:
     data = corpus(*rows, liked=4, disliked=2, histories="without disliked")
     test = examples(data, "test", 5, inputs=INPUTS).batch(torch.arange(1))
     items, time, rating = lists(test.history)
-    assert 200 not in time[0] and 1.0 not in rating[0]
+    assert 200 not in time[0]
+    assert 1.0 not in rating[0]
     known = {seconds: (item, score) for _, name, seconds, score in rows for item in [int(name[1])]}
     assert [(item, score) for item, score in zip(items[0], rating[0], strict=True)] == [known[each] for each in time[0]]
     window = CorpusExamples(data, 5, INPUTS).windows().batch(torch.arange(1))
