@@ -27,9 +27,9 @@ class InputWorld:
 
     - "user": every fourth event is the user's favorite, one of the items 0 to 7, after the item `DECISION`. The two events before them
       are random, so that the last two items do not tell the user.
-    - "rating": the next item is 1 further in a cycle after a rating of 2, and 2 further after one of 4. One event in ten has no rating,
-      and is followed by the item 3 further.
-    - "time": the next item is 1 further if the last one came 60 seconds after the one before it, and 2 further if it came after 20 days.
+    - "rating": the next item is 1 further in a cycle after a rating of 2, and 2 further after one of 4. One event in ten has no
+      rating, and is followed by the item 3 further.
+    - "time": the next item is 1 further if the last one came 60 seconds after the one before it, and 2 further if after 20 days.
     """
 
     depends_on: Literal["user", "rating", "time"]

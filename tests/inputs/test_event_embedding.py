@@ -87,16 +87,15 @@ def test_inputs_change_no_other_weight_and_none_exist_by_default(base: Any) -> N
 @pytest.mark.parametrize("base", [CAUSAL, SMALL_GPT], ids=["tiger", "gpt"])
 @given(seed=st.integers(0, 10_000), place=st.integers(0, 4))
 def test_a_target_and_what_follows_it_is_not_read(base: Any, seed: int, place: int) -> None:
-    """The score of the target after a place is the same for any time and rating of the target's own event and of later ones."""
+    """A target has the same score whatever the times and ratings of its own event and of later ones; later targets do change."""
     policy = built(replace(base, **ALL))
     shake_weights(policy)
     items = torch.randint(1, 41, (2, 6), generator=torch.Generator().manual_seed(seed))
     first: Any = with_random_inputs(items, ("user", "time", "rating"), seed)
     other: Any = with_random_inputs(items, ("user", "time", "rating"), seed + 1)
     later = torch.arange(6) > place
-    second = EventHistory(
-        items, first.user, torch.where(later, other.time, first.time), torch.where(later, other.rating, first.rating)
-    )
+    rating = torch.where(later & first.rating.isnan(), 3.0, first.rating.masked_fill(later & ~first.rating.isnan(), NAN))
+    second = EventHistory(items, first.user, torch.where(later, other.time, first.time), rating)
     targets = nn.functional.pad(items[:, 1:], (0, 1), value=3)
     before, after = (policy.sequence_log_prob(each, targets) for each in (first, second))
     assert torch.allclose(before[:, : place + 1], after[:, : place + 1], atol=1e-5)
@@ -116,7 +115,7 @@ def test_a_user_has_the_token_of_the_hash() -> None:
 def test_items_alone_are_refused(base: Any) -> None:
     policy, items = built(replace(base, time_buckets=8)), torch.tensor([[1, 2]])
     for history in (items, EventHistory(items, user=torch.tensor([1]))):
-        with pytest.raises(UsageError, match="reads time of a history beside its items, and got (items alone|user)"):
+        with pytest.raises(UsageError, match=r"reads time of a history beside its items, and got (items alone|user)"):
             policy.recommend(history, 5)
 
 

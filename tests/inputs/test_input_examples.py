@@ -109,7 +109,7 @@ def test_the_hash_of_a_user_depends_on_the_id_alone() -> None:
 
 
 def test_ratings_that_are_not_there_are_refused() -> None:
-    with pytest.raises(InputError, match="reads ratings of events, and the data in .* have none"):
+    with pytest.raises(InputError, match=r"reads ratings of events, and the data in .* have none"):
         examples(corpus(*EVENTS, ratings=False), "test", 3, inputs=("rating",))
 
 

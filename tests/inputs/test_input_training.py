@@ -210,7 +210,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_lists_for_users_are_those_of_the_evaluation(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`recommend` reads user, times and ratings from the data, so that its lists equal the stored ones, also for many users at once."""
+    """`recommend` reads user, times and ratings from the data: its lists equal the stored ones, also for many users at once."""
     monkeypatch.setenv("GENREC_HOME", str(served))
     row = genrec.load("world-all")
     stored = pd.read_parquet(pipeline.run(trained())["evaluate"].folder / "recommendations.parquet")
