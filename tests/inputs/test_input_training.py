@@ -37,10 +37,11 @@ from genrec.objectives import (
     Supervised,
     ViewContrast,
 )
-from genrec.preference.candidates import Pairs, Rollouts, Sampled, TopItems
+from genrec.preference.candidates import History, InvalidIds, LaterItems, Pairs, Rollouts, Sampled, TopItems
 from genrec.preference.losses import DPO, SoftmaxDPO
 from genrec.preference.negatives import AlreadySeen, FaissNeighbors, ModelBeams, Uniform
-from genrec.preference.rewards import BaselineScore, LogProbability
+from genrec.preference.reward_models import BradleyTerry
+from genrec.preference.rewards import BaselineScore, LogProbability, RatingRecency
 from genrec.semantic_ids import SemanticIds
 from genrec.serving import export
 from genrec.stage_inputs import held_out_events, load_policy, load_semantic_ids, training_data
@@ -105,6 +106,7 @@ def parts(experiment: Experiment) -> tuple[Any, Any, Corpus]:
 
 
 STEPS = Optimization(max_steps=3, batch_size=16, learning_rate=1e-3)
+LIKES = BradleyTerry(pairs=Sampled(negatives=Uniform(), num_negatives=1), min_accuracy=0.0, steps=5)
 OBJECTIVES = {
     "s-dpo": Preference(loss=SoftmaxDPO(), candidates=Sampled(negatives=Uniform(), num_negatives=3)),
     "windows": Preference(loss=SoftmaxDPO(), candidates=TopItems(size=4), targets="all"),
@@ -118,6 +120,11 @@ OBJECTIVES = {
     "lists": ListPolicyGradient(),
     "ppo": ProximalPolicy(),
     "prefixes": PrefixContrast(),
+    "history": Preference(loss=SoftmaxDPO(), candidates=History(size=3)),
+    "later": Preference(loss=SoftmaxDPO(), candidates=LaterItems(size=3)),
+    "invalid": Preference(loss=SoftmaxDPO(), candidates=InvalidIds()),
+    "rated": PolicyGradient(candidates=Rollouts(size=6, refresh=0, seen=False), reward=RatingRecency(), gate=False),
+    "model": PolicyGradient(candidates=Rollouts(size=6), reward=LIKES, gate=False),
     "children": PolicyGradient(candidates=Rollouts(size=6), targets="all"),
 }
 

@@ -75,13 +75,13 @@ class Pairs:
 
         Raises UsageError for a policy that asks for inputs: the histories of a file are items alone.
         """
-        asked = inputs_of(experiment.policy)
+        read_pairs(self._path, self.format)
+        asked = () if experiment is None else inputs_of(experiment.policy)  # None: the file alone is checked
         if asked and getattr(experiment.reward_model, "pairs", None) is not self:  # a reward model reads items alone
             raise UsageError(
                 f"{experiment.name}: the histories of {type(self).__name__} are items alone, and {type(experiment.policy).__name__} "
                 f"reads {in_words(asked)} beside them; choose a policy that reads items alone, or another proposer"
             )
-        read_pairs(self._path, self.format)
 
     def check_one_rejected(self) -> None:
         """Raise InputError if a row has more than one rejected item, for DPO, which compares one pair."""
