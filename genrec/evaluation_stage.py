@@ -34,6 +34,7 @@ from genrec.training.user_batches import batches, select_users
 from genrec.training.validation import seen_items
 from genrec.training.validation_feedback import disliked_without_target, users_without_target
 from genrec.types import DecodingPolicy
+from genrec.types.event_history import inputs_of
 
 
 def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -46,7 +47,8 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     recommender, shared = load_recommender(experiment, corpus, parents)
     if "sft" not in experiment.stages:
         spec = replace(spec, scoring="beam")  # `recommend` of a baseline is exact: it prunes nothing
-    tested = examples(corpus, "test", experiment.history_length)
+    inputs = inputs_of(experiment.policy)
+    tested = examples(corpus, "test", experiment.history_length, inputs=inputs)
     test = batches(select_users(tested, spec.max_users, "test"), spec.batch_size, device_of(recommender))
     seen_before = seen_items(corpus)
     seen = seen_before if spec.filter_seen else None
@@ -78,7 +80,7 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         held_out_items(corpus, "test"),
     )
     measured = measure(evaluated, spec.metrics, list(metrics))
-    further = users_without_target(corpus, "test", experiment.history_length, len(tested), spec.max_users)
+    further = users_without_target(corpus, "test", experiment.history_length, len(tested), spec.max_users, inputs)
     disliked = disliked_without_target(ranker, corpus, "test", further, spec, seen)
     measured = measured if disliked is None else with_users(measured, *disliked)
     metrics |= user_counts(measured.counts)

@@ -23,6 +23,7 @@ from genrec.evaluation import CandidateHitRate, IntraListDistance, ListOverlap
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
 from genrec.plugin_source import components, find_failure, is_plugin_class, name_with_place, named_objects
+from genrec.preference.rating_requirements import check_has_ratings
 from genrec.preference.reward_models import BradleyTerry
 from genrec.stage_names import align_stage, kind_of_stage, place_of
 from genrec.tokenizer import Tokenize
@@ -39,6 +40,7 @@ from genrec.types import (
     Split,
     VectorSpecification,
 )
+from genrec.types.event_history import inputs_of
 from genrec.types.specification import check_is, check_types
 
 if TYPE_CHECKING:
@@ -108,6 +110,8 @@ class Experiment:
         for _, component in held:
             if isinstance(component, CheckedSpecification) and not isinstance(component, type):
                 _check_component(component, self)
+        if "rating" in inputs_of(self.policy):
+            check_has_ratings(self.policy, self)
 
     def _accept_objectives(self) -> None:
         """Give an objective that stands for a stage the default recipe: `align=Preference()` is `align=Align(Preference())`."""

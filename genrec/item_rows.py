@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec.types import Ranking
+from genrec.types import EventHistory, Ranking
+from genrec.types.event_history import as_tensor
 
 HIGH = 2**32  # a key is HIGH x (bits of the negated score) + number
 
@@ -35,10 +36,12 @@ def contains(rows: Tensor, items: Tensor) -> Tensor:
 def prefixes(history: Tensor, places: Tensor) -> Tensor:
     """Return the history up to and including each place, int64 [X, T], left-padded with 0.
 
-    `history` is int64 [B, T], `places` int64 [X, 2] holds (row of `history`, place in it).
+    `history` is int64 [B, T], `places` int64 [X, 2] holds (row of `history`, place in it). An `EventHistory` gives an `EventHistory`.
     """
     row, place = places.unbind(1)
     index = aligned(history.shape[1], place)
+    if isinstance(history, EventHistory):
+        return as_tensor(history.at(row, index))
     return history[row.unsqueeze(1), index.clamp(min=0)].masked_fill(index < 0, 0)
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from genrec import process_group
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
+from genrec.data.event_inputs import event_inputs
 from genrec.data.examples import CorpusExamples, examples
 from genrec.embeddings.vector_checks import check_vectors
 from genrec.evaluation_stage import build_evaluate
@@ -49,6 +50,7 @@ from genrec.types import (
     TrainedQuantizer,
     TrainingStep,
 )
+from genrec.types.event_history import inputs_of
 from genrec.workspace import raw_folder, tensorboard_folder
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def check_components(experiment: Experiment, data: Path) -> None:
     num_items = Corpus.load(data).item_count if checked else 0
     for component in checked:
         component.check_catalog(num_items)
+    event_inputs(Corpus.load(data), inputs_of(experiment.policy), None)
     for reader in components(experiment):
         if isinstance(reader, CheckedData) and not isinstance(reader, type):
             reader.check_data(data.name)
@@ -112,17 +115,19 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
     semantic_ids = load_semantic_ids(corpus, parents)
     data, held_out = partial(training_data, corpus, semantic_ids, parents), partial(held_out_events, corpus)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed, data)
-    alignments = experiment.alignments
+    alignments, inputs = experiment.alignments, inputs_of(experiment.policy)
     check_before_training(policy, experiment.evaluate, alignments, data, held_out)
 
     def alignment_data() -> AlignmentData:
-        return AlignmentData(CorpusExamples(corpus, length), data(), examples(corpus, "validation", length), length)
+        return AlignmentData(
+            CorpusExamples(corpus, length, inputs), data(), examples(corpus, "validation", length, inputs=inputs), length
+        )
 
     try_objectives(policy, alignment_data, alignments, experiment.seed)
     with _tracked(experiment, "sft", folder) as on_row:
         outcome, step = fine_tune(
             policy,
-            CorpusExamples(corpus, length),
+            CorpusExamples(corpus, length, inputs),
             recipe,
             experiment.seed,
             folder / "checkpoint" / "last",
@@ -148,16 +153,16 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
     from genrec.training.early_checks import check_held_out
 
     recipe, corpus, length = experiment.alignments[place], Corpus.load(parents["data"]), experiment.history_length
-    semantic_ids = load_semantic_ids(corpus, parents)
+    semantic_ids, inputs = load_semantic_ids(corpus, parents), inputs_of(experiment.policy)
     policy = load_policy(experiment, semantic_ids, parents["sft" if place == 0 else align_stage(place - 1)])
-    held_out = select_users(examples(corpus, "validation", length), recipe.validation.users, "validation")
+    held_out = select_users(examples(corpus, "validation", length, inputs=inputs), recipe.validation.users, "validation")
     data = training_data(corpus, semantic_ids, parents)
     sft = load_file(parents["sft"] / "policy.safetensors") if place else None  # the policy itself at place 0
     check_held_out(recipe, data, lambda: held_out_events(corpus))
     with _tracked(experiment, align_stage(place), folder) as on_row:
         outcome, step = align(
             policy,
-            AlignmentData(CorpusExamples(corpus, length), data, held_out, length, lambda: held_out_events(corpus)),
+            AlignmentData(CorpusExamples(corpus, length, inputs), data, held_out, length, lambda: held_out_events(corpus)),
             recipe,
             experiment.seed,
             folder / "checkpoint" / "last",

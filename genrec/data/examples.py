@@ -13,18 +13,20 @@ the part. Which events are targets of training, `feedback` says. Disliked events
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from genrec.data.corpus import Corpus
+from genrec.data.event_inputs import EventInputs, event_inputs
 from genrec.data.feedback_statistics import HELD_OUT, HeldOutPart, first_with
 from genrec.data.feedback_targets import KeptEvents, allowed_targets, kept_events
 from genrec.data.splits import BEGIN, CHUNK, PARTS, VALIDATION, Part
 from genrec.errors import InputError, UsageError
 from genrec.randomness import generator
-from genrec.types import Feedback, Padding, SequenceBatch, WindowBatch
+from genrec.types import Feedback, HistoryInput, Padding, SequenceBatch, WindowBatch
 from genrec.types.data import DISLIKED, LIKED
 
 WINDOWS_AT_ONCE = 4096  # windows that are searched for a target at once
@@ -43,6 +45,7 @@ class Examples:
     selected: Tensor | None = None  # int64 [X]  indices of the examples in use; None: all
     history_end: Tensor | None = None  # int64 [R]  position in `items` before which the histories of a user end; None: at the target
     kept: KeptEvents | None = None  # the events of histories; None: all
+    inputs: EventInputs | None = None  # of these events, if the policy asks for any; None: histories are items alone
 
     def __len__(self) -> int:
         if self.selected is not None:
@@ -59,6 +62,8 @@ class Examples:
         steps = torch.arange(longest, 0, -1)  # distance from the end of the history
         place = (end[:, None] - steps).clamp(min=0)
         history = torch.where(steps <= length[:, None], items[place].long(), 0)
+        if self.inputs is not None:
+            history = self.inputs.beside(history, self.users[run], place)
         return SequenceBatch(self.users[run], history, self.items[position].long())
 
     def history_lengths(self, index: Tensor) -> Tensor:
@@ -83,8 +88,10 @@ class Examples:
         return replace(self, selected=index if self.selected is None else self.selected[index])
 
 
-def examples(corpus: Corpus, part: Part, history_length: int, feedback: Feedback = "not disliked") -> Examples:
-    """Return the examples of one part.
+def examples(
+    corpus: Corpus, part: Part, history_length: int, feedback: Feedback = "not disliked", inputs: Sequence[HistoryInput] = ()
+) -> Examples:
+    """Return the examples of one part, with the inputs of histories that the policy asks for.
 
     Training: every event but a user's first is a target, if `feedback` makes it one (see `allowed_targets`). Validation and test: a
     user's first event in the part is the target, or the first liked one where events have labels. A user without an event in the
@@ -95,7 +102,8 @@ def examples(corpus: Corpus, part: Part, history_length: int, feedback: Feedback
         raise UsageError(f"a part is one of {', '.join(PARTS)}, got {part!r}")
     entries = _training(corpus, history_length) if part == "train" else held_out_examples(corpus, part, history_length, LIKED)
     allowed = allowed_targets(corpus, feedback) if part == "train" else None
-    entries = select_examples(replace(entries, kept=kept_events(corpus)), allowed)
+    kept = kept_events(corpus)
+    entries = select_examples(replace(entries, kept=kept, inputs=event_inputs(corpus, inputs, kept)), allowed)
     if not len(entries):
         wanted = feedback if part == "train" else "liked"
         label = "" if corpus.label is None or wanted == "all" else f" that is {wanted}"
@@ -153,6 +161,7 @@ class Windows:
     padding: Padding = "zero"  # padding of short sequences, see `windows`
     allowed: Tensor | None = None  # bool [E]  which items may be targets; None: all
     selected: Tensor | None = None  # int64 [X]  the windows with a target; None: all
+    inputs: EventInputs | None = None  # of the events, if the policy asks for any; None: windows are items alone
 
     def __len__(self) -> int:
         return int(self.cumulative_count[-1]) if self.selected is None else len(self.selected)
@@ -179,10 +188,15 @@ class Windows:
         if self.allowed is not None:
             is_counted = is_counted & self.allowed[following]
         history = torch.where(is_item, self.items[position].long(), 0)
+        if self.inputs is not None:
+            history = self.inputs.beside(history, self.users[run], position)
         return WindowBatch(self.users[run], history, torch.where(is_counted, target, 0))
 
 
-def windows(corpus: Corpus, history_length: int, padding: Padding = "zero", feedback: Feedback = "not disliked") -> Windows:
+def windows(
+    corpus: Corpus, history_length: int, padding: Padding = "zero", feedback: Feedback = "not disliked",
+    inputs: Sequence[HistoryInput] = (),
+) -> Windows:  # fmt: skip
     """Cut the training sequences into windows of at most `history_length` items. A user with one training event has none.
 
     `padding="zero"` pads a short sequence with 0. `padding="repeat"` pads it with repeats of itself, separated by a 0; the leftmost
@@ -210,7 +224,8 @@ def windows(corpus: Corpus, history_length: int, padding: Padding = "zero", feed
     count = end - begin - 1
     rows = (count > 0).nonzero().squeeze(1)
     cumulative = num_windows(count[rows], history_length).cumsum(0)
-    found = Windows(items, rows + 1, begin[rows], count[rows], cumulative, history_length, padding, allowed)
+    known = event_inputs(corpus, inputs, kept)
+    found = Windows(items, rows + 1, begin[rows], count[rows], cumulative, history_length, padding, allowed, inputs=known)
     found = with_targets(found) if len(rows) else found
     if not len(rows) or not len(found):
         label = "" if allowed is None else f", the later one {feedback}"
@@ -238,14 +253,15 @@ class CorpusExamples:
 
     corpus: Corpus
     history_length: int  # maximum number of items in a history or window
+    inputs: tuple[HistoryInput, ...] = ()  # that the policy asks for beside the items
 
     def prefixes(self, feedback: Feedback = "not disliked") -> Examples:
         """Return one example for each training event but a user's first; see `examples`."""
-        return examples(self.corpus, "train", self.history_length, feedback)
+        return examples(self.corpus, "train", self.history_length, feedback, self.inputs)
 
     def windows(self, padding: Padding = "zero", feedback: Feedback = "not disliked") -> Windows:
         """Return windows with a target after every item; see `windows`."""
-        return windows(self.corpus, self.history_length, padding, feedback)
+        return windows(self.corpus, self.history_length, padding, feedback, self.inputs)
 
 
 def _stride(history_length: int) -> int:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from genrec.data.corpus import Corpus
+from genrec.data.event_inputs import event_inputs
 from genrec.data.examples import Examples, held_out_examples, select_examples
 from genrec.data.feedback_statistics import HELD_OUT, HeldOutPart, has_label
 from genrec.data.feedback_targets import kept_events
-from genrec.types import HeldOutItems
+from genrec.types import HeldOutItems, HistoryInput
 from genrec.types.data import DISLIKED, LIKED
 
 
@@ -42,7 +43,7 @@ def held_out_items(corpus: Corpus, part: HeldOutPart) -> Callable[[Tensor], Held
     return items_of
 
 
-def disliked_examples(corpus: Corpus, part: HeldOutPart, history_length: int) -> Examples | None:
+def disliked_examples(corpus: Corpus, part: HeldOutPart, history_length: int, inputs: Sequence[HistoryInput] = ()) -> Examples | None:
     """Return the users with a disliked event in a held-out part and no liked one, which would be their target; None without any.
 
     Their target is the first disliked event, so that they have a list of recommendations. It is no target of a ranking.
@@ -53,7 +54,8 @@ def disliked_examples(corpus: Corpus, part: HeldOutPart, history_length: int) ->
     first, last = bounds[:, HELD_OUT[part][0]], bounds[:, HELD_OUT[part][1]]
     entries = held_out_examples(corpus, part, history_length, DISLIKED)
     liked = torch.from_numpy(has_label(corpus.label, first, last, LIKED))[entries.users - 1]
-    entries = select_examples(replace(entries, kept=kept_events(corpus)), None)
+    kept = kept_events(corpus)
+    entries = select_examples(replace(entries, kept=kept, inputs=event_inputs(corpus, inputs, kept)), None)
     index = torch.arange(len(entries))
     entries = entries.select(index[~liked[entries.places(index)[0]]])
     return entries if len(entries) else None

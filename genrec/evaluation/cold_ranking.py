@@ -12,13 +12,13 @@ from dataclasses import replace
 import torch
 from pandas import DataFrame
 from torch import Tensor
-from torch.nn.functional import pad
 
 from genrec.errors import InputError
 from genrec.evaluation.evaluate import Evaluate, Seen, evaluate
 from genrec.own_ids import OwnIds
 from genrec.progress import say
 from genrec.types import Recommender, SequenceBatch
+from genrec.types.event_history import joined_rows, padded
 
 EXCLUDE_BYTES = 200 * 2**20  # memory for the excluded items of one batch of users
 
@@ -67,8 +67,8 @@ def _cold_users(batches: Iterable[SequenceBatch], popularity: Tensor) -> Sequenc
     if not parts:
         raise InputError("no user's target is unseen in training, so there is nothing to rank among unseen items")
     longest = max(part.history.shape[1] for part in parts)
-    parts = [part._replace(history=pad(part.history, (longest - part.history.shape[1], 0))) for part in parts]
-    return SequenceBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    parts = [part._replace(history=padded(part.history, longest)) for part in parts]
+    return SequenceBatch(*(joined_rows(column) for column in zip(*parts, strict=True)))
 
 
 def _chunks(batch: SequenceBatch, size: int) -> Iterator[SequenceBatch]:

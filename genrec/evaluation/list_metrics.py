@@ -90,7 +90,7 @@ class ListOverlap:
         fitted = self.baseline.fit(evaluated.train(), len(evaluated.popularity) - 1)
 
         def lists(batch: SequenceBatch) -> Tensor:
-            batch = SequenceBatch(*(column.cpu() for column in batch))
+            batch = SequenceBatch(batch.user.cpu(), batch.items.cpu(), batch.target.cpu())
             ranking = recommend_batch(fitted, batch, n, evaluated.exclude(batch.user))
             if not isinstance(ranking, Ranking) or tuple(ranking.items.shape) != (len(batch.user), n):
                 name = name_with_place(type(self.baseline))

@@ -20,7 +20,7 @@ from genrec.model import kernels
 from genrec.model.t5_layers import Attention, DecoderLayer, code_log_probs
 
 if TYPE_CHECKING:
-    from genrec.model.tiger import TigerPolicy
+    from genrec.model.tiger_policy import TigerPolicy
 
 Past = list[Tensor]  # per earlier code, its keys and values [B, W or 1, 2 * H * head width]
 

@@ -13,7 +13,7 @@ history's end, do not have this property. Levels need no embedding, since every 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import torch
@@ -22,13 +22,16 @@ from torch.nn.functional import pad
 
 from genrec.model import semantic_id_policy
 from genrec.model.catalog_extension import extend_policy
+from genrec.model.event_embedding import EventEmbedding, check_inputs, chosen_inputs, item_numbers, with_next_item
 from genrec.model.gpt_decoding import EncodedHistory, GptDecoding, encoded_prefixes
 from genrec.model.row_groups import places_in_row
 from genrec.model.shared_history_layers import CausalLayer, KeysValues
 from genrec.model.t5_layers import MASK_VALUE, Dropout, RelativeBias, RMSNorm, additive_mask, code_log_probs
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
-from genrec.types import ItemSample, Ranking
+from genrec.store import NEW_IN_KEY
+from genrec.types import HistoryInput, ItemSample, Ranking
+from genrec.types.event_history import items_of, padded
 from genrec.types.specification import check_at_least, check_dropout
 
 
@@ -46,15 +49,23 @@ class Gpt:
     dropout: float = 0.1  # rate, in [0, 1)
     recency_positions: int = 20  # distances in items with a bias each, larger ones share the last; 0: T5's distances in tokens only
     num_beams: int = 50  # of constrained beam search; the longest list of `recommend`
+    user_tokens: int = field(default=0, metadata=NEW_IN_KEY)  # tokens that users are hashed to, one before the history; 0: none (2000)
+    time_buckets: int = field(default=0, metadata=NEW_IN_KEY)  # buckets of log2 of the seconds since the event before; 0: no times
+    ratings: tuple[float, ...] = field(default=(), metadata=NEW_IN_KEY)  # ratings with a vector each, as (1, 2, 3, 4, 5); (): none
 
     def __post_init__(self) -> None:
         check_at_least(self, "policy", 1, "d_model", "d_ff", "num_heads", "d_kv", "num_layers", "num_beams")
         check_at_least(self, "policy", 0, "recency_positions")
         check_dropout(self.dropout, "policy")
+        check_inputs(self, "policy")
 
     def has_history_states(self) -> bool:
         """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
         return True
+
+    def history_inputs(self) -> tuple[HistoryInput, ...]:
+        """Return what the policy reads beside the items; see `genrec.types.InputSpecification`."""
+        return chosen_inputs(self)
 
     def build(self, semantic_ids: SemanticIds) -> GptPolicy:
         """Return an untrained policy for these Semantic IDs."""
@@ -82,6 +93,7 @@ class GptPolicy(nn.Module):
         for module in (self.embedding, self.token_bias.table, *self.heads):
             nn.init.normal_(module.weight, std=specification.d_model**-0.5)
         self.trie = Trie(semantic_ids)
+        self.events = EventEmbedding(specification, specification.d_model)  # the last weights: without inputs all others stay
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(code | history, codes before) of every level: int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, L].
@@ -96,7 +108,7 @@ class GptPolicy(nn.Module):
         return self._level_log_prob(history, self.trie.tokens[items], items)
 
     def _level_log_prob(self, history: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
-        encoded = self._encode(history, num_states=1)
+        encoded = self._encode(self.events.read(history), num_states=1)
         queries, keys = self.token_positions(encoded, self.semantic_ids.levels - 1)
         bias = (self.bias(queries, keys) + additive_mask(encoded.empty)[:, None, None, :]).unsqueeze(2)
         states, _ = self.encode_branches(tokens[..., :-1], encoded, bias)
@@ -110,16 +122,19 @@ class GptPolicy(nn.Module):
         """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, L]; see `SequencePolicy`.
 
         The target of a place is usually the next item of the history, which the pass over the history scores at no extra cost. On a
-        CPU this is checked, and halves the time. On other devices the check would make the host wait, and is skipped.
+        CPU this is checked, and halves the time. On other devices the check would make the host wait, and is skipped. With times or
+        ratings it must not: the codes of the next item in the history have those of its own event, which no prediction may see.
         """
-        if history.device.type == "cpu" and targets_follow_history(history, targets):
-            return self._one_pass(history, targets)
-        return self._pass_and_branches(history, targets)
+        history, targets = self.events.read(history), pad(targets, (self.events.places, 0))
+        one_pass = history.device.type == "cpu" and not self.events.describes_events
+        if one_pass and targets_follow_history(items_of(history), targets):
+            return self._one_pass(history, targets)[:, self.events.places :]
+        return self._pass_and_branches(history, targets)[:, self.events.places :]
 
     def _one_pass(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score targets that are the history's next items or 0, except for the last one: one pass over history and last target."""
         levels = self.semantic_ids.levels
-        states = self._encode(torch.cat([history, targets[:, -1:]], 1), None, drop_last=1).states
+        states = self._encode(with_next_item(history, targets[:, -1:]), None, drop_last=1).states
         states = states[:, levels - 1 :].reshape(*targets.shape, levels, -1)
         return self._token_log_probs(states[:, :, 0], states[:, :, 1:], self.trie.tokens[targets])
 
@@ -151,6 +166,7 @@ class GptPolicy(nn.Module):
         return self._place_level_log_prob(history, places, self.trie.code_tokens(codes))
 
     def _place_level_log_prob(self, history: Tensor, places: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
+        history, places = self.events.read(history), self.events.shifted(places)
         levels, encoded, (row, place) = self.semantic_ids.levels, self._encode(history, None), places.unbind(1)
         slot, (batch, count) = places_in_row(row), tokens.shape[:2]
         num_slots = int(slot.max()) + 1 if batch else 0
@@ -168,12 +184,13 @@ class GptPolicy(nn.Module):
 
     def decoding(self, history: Tensor) -> GptDecoding:
         """Encode histories int64 [B, T] and return a decoding of them."""
-        return GptDecoding(self, self._encode(history, num_states=1))
+        return GptDecoding(self, self._encode(self.events.read(history), num_states=1))
 
     def decoding_after(self, history: Tensor, places: Tensor) -> GptDecoding:
         """Encode histories int64 [B, T] once, and return a decoding of the next item after places int64 [X, 2]."""
+        history, places = self.events.read(history), self.events.shifted(places)
         encoded = self._encode(history, None)
-        return GptDecoding(self, encoded_prefixes(encoded, history, places, self.semantic_ids.levels))
+        return GptDecoding(self, encoded_prefixes(encoded, items_of(history), places, self.semantic_ids.levels))
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items by constrained beam search; see `genrec.types.Recommender`."""
@@ -201,7 +218,7 @@ class GptPolicy(nn.Module):
 
     def history_states(self, history: Tensor) -> Tensor:
         """Return the state that scores the next item, float32 [B, D], of histories int64 [B, T]; see `genrec.types.HistoryStates`."""
-        return self._encode(history, num_states=1).states[:, -1]
+        return self._encode(self.events.read(history), num_states=1).states[:, -1]
 
     def item_vectors(self) -> Tensor:
         """Return the sum of each item's code embeddings, float32 [N + 1, D], detached; row 0 is zero."""
@@ -212,20 +229,21 @@ class GptPolicy(nn.Module):
         return extend_policy(self, self.semantic_ids, semantic_ids, self.specification.build)
 
     def _encode(self, history: Tensor, num_states: int | None, drop_last: int = 0) -> EncodedHistory:
-        """Encode histories of items, int64 [B, T], without their last `drop_last` tokens.
+        """Encode histories of items that were read, int64 [B, T], without their last `drop_last` tokens.
 
         Only the states of the last `num_states` tokens are computed, or all if it is None. A token attends to itself and to earlier
         tokens. Padding attends to itself only, so that an empty history is finite.
         """
-        history = history if history.shape[1] else pad(history, (1, 0))
-        tokens = self.trie.tokens[history].flatten(1)
+        history = history if history.shape[1] else padded(history, 1)
+        tokens = self.trie.tokens[item_numbers(history)].flatten(1)
         tokens = tokens[:, : tokens.shape[1] - drop_last]
-        empty, places = tokens == 0, torch.arange(tokens.shape[1], device=tokens.device)
+        empty = (items_of(history) == 0).repeat_interleave(self.semantic_ids.levels, 1)[:, : tokens.shape[1]]
+        places = torch.arange(tokens.shape[1], device=tokens.device)
         bias = self.bias(places, places).masked_fill(places[None, :] > places[:, None], MASK_VALUE)
         mask: Tensor | None = None
         if empty.device.type != "cpu" or bool(empty.any()):
             mask = additive_mask(empty[:, None, None, :] & (places[None, :] != places[:, None]))
-        states, cache = self.dropout(self.embedding(tokens)), []
+        states, cache = self.dropout(self.events(self.embedding(tokens), history, self.semantic_ids.levels)), []
         for depth, layer in enumerate(cast(Iterable[CausalLayer], self.layers)):
             last = depth == len(self.layers) - 1
             kept = num_states if num_states is not None and last else len(places)

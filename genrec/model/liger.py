@@ -30,6 +30,7 @@ from genrec.model.tiger import Tiger, TigerPolicy
 from genrec.semantic_ids import SemanticIds
 from genrec.types import ItemSample, Ranking
 from genrec.types.decoding import Decoding
+from genrec.types.event_history import in_words, inputs_of
 from genrec.types.specification import check_at_least, check_is
 
 
@@ -45,6 +46,11 @@ class Liger:
     def __post_init__(self) -> None:
         check_is("policy.tiger", self.tiger, Tiger)
         check_at_least(self, "policy", 1, "num_beams")
+        if inputs_of(self.tiger):
+            raise UsageError(
+                f"Liger reads the items of a history alone, and policy.tiger reads {in_words(inputs_of(self.tiger))}; leave out "
+                "user_tokens, time_buckets and ratings, or choose Tiger"
+            )
         if self.tiger.num_beams not in (self.num_beams, Tiger.num_beams):
             raise UsageError(
                 f"policy.tiger.num_beams is not used, got {self.tiger.num_beams}; leave it out and set policy.num_beams, "

@@ -17,12 +17,14 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from genrec.model import kernels
+from genrec.model.event_embedding import item_numbers
 from genrec.model.kernels import Rows
 from genrec.model.row_groups import length_groups
 from genrec.model.t5_layers import MASK_VALUE, Attention, DecoderLayer, EncoderLayer, attention_mask, code_log_probs
+from genrec.types.event_history import items_of
 
 if TYPE_CHECKING:
-    from genrec.model.tiger import TigerPolicy
+    from genrec.model.tiger_policy import TigerPolicy
 
 
 class Places(NamedTuple):
@@ -60,9 +62,12 @@ def packs(history: Tensor, targets: Tensor) -> bool:
 
 
 def packed_sequence_log_prob(policy: TigerPolicy, history: Tensor, targets: Tensor) -> Tensor:
-    """Return `TigerPolicy.sequence_log_prob` up to rounding, for history and targets int64 [B, T] that `packs`: float32 [B, T, L]."""
+    """Return `TigerPolicy.sequence_log_prob` up to rounding, for history and targets int64 [B, T] that `packs`: float32 [B, T, L].
+
+    The history is one that the policy has read.
+    """
     codes = policy.semantic_ids.levels
-    windows = _pack(history, targets, 1 if policy.specification.history == "items" else codes)
+    windows = _pack(items_of(history), targets, 1 if policy.specification.history == "items" else codes)
     memory = _encode(policy, history, windows)
     tokens = policy.trie.tokens[targets.flatten()[windows.targets.place]]  # int32 [X, L]
     start = torch.zeros_like(tokens[:, :1])
@@ -104,8 +109,9 @@ def _places(wanted: Tensor) -> Places:
 def _encode(policy: TigerPolicy, history: Tensor, windows: PackedWindows) -> Tensor:
     """Return the encoder's output of all tokens of items, float32 [R, D]; see `TigerPolicy.encode`."""
     tokens = windows.items.total // history.numel()
-    own_tokens = policy.trie.tokens[history.flatten()].view(windows.items.total, -1)[windows.items.place]
-    states = policy.dropout(policy.embedding(own_tokens).sum(1), windows.items)
+    own_tokens = policy.trie.tokens[item_numbers(history).flatten()].view(windows.items.total, -1)[windows.items.place]
+    states = policy.events(policy.embedding(own_tokens).sum(1), history, tokens, windows.items.place)
+    states = policy.dropout(states, windows.items)
     positions = torch.arange(history.shape[1] * tokens)
     bias = policy.encoder_bias(positions, positions)
     for layer in policy.encoder:

@@ -15,7 +15,7 @@ from genrec.model.t5_layers import DecoderLayer, attention_mask, code_log_probs
 from genrec.types.decoding import Decoding
 
 if TYPE_CHECKING:
-    from genrec.model.tiger import TigerPolicy
+    from genrec.model.tiger_policy import TigerPolicy
 
 
 class EncodedHistory(NamedTuple):

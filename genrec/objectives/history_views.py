@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from genrec.errors import UsageError
-from genrec.types import ObjectiveContext, SequenceBatch, TrainingExamples, TwoViews
+from genrec.types import EventHistory, ObjectiveContext, SequenceBatch, TrainingExamples, TwoViews
+from genrec.types.event_history import as_tensor, chosen_rows, inputs_of, padded
 from genrec.types.specification import check_types
 
 EXAMPLES_AT_ONCE = 4096  # training examples that are read at once to find those of each target
@@ -25,7 +27,8 @@ class Augmentations:
 
     Places and order are uniform. Deviation: a masked item becomes 0, no item (paper: a mask token with an embedding), since policies
     have no such token. `Tiger`, `Gpt` and `RPG` see the gap in the distances of the other items; `SASRec` and `GRU4Rec`, which count
-    the items before a place, read the history without the item. Where the last items are masked, the view ends before them.
+    the items before a place, read the history without the item. Where the last items are masked, the view ends before them. Of a
+    policy that asks for inputs beside the items, an event keeps its own; a view that shuffles events has no times, and is refused.
     """
 
     crop: float = 0.6  # share of the items that stay, in (0, 1]
@@ -42,11 +45,19 @@ class Augmentations:
             if not inside:
                 raise UsageError(f"Augmentations.{name} must lie in {interval}, got {getattr(self, name)}")
 
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if events are shuffled for a policy that reads their times."""
+        if self.reorder and "time" in inputs_of(experiment.policy):
+            raise UsageError(
+                f"{experiment.name}: Augmentations.reorder = {self.reorder} shuffles events, and {type(experiment.policy).__name__} "
+                "reads the times between them, which no history has then; set reorder to 0, or the policy's input time off"
+            )
+
     def build_views(self, context: ObjectiveContext, examples: TrainingExamples) -> Callable[[SequenceBatch, Generator], TwoViews]:
         """Return the function that augments the histories of rows."""
 
         def views(rows: SequenceBatch, generator: Generator) -> TwoViews:
-            history, row = rows.history, torch.arange(len(rows.history))
+            history, row = _numbers(rows.history), torch.arange(len(rows.history))
             first, second = torch.rand(len(history), 3, generator=generator).argsort(1)[:, :2].unbind(1)  # two different ones of 3
             made = torch.stack(
                 [
@@ -55,7 +66,7 @@ class Augmentations:
                     reorder_items(history, self.reorder, generator),
                 ]
             )
-            return TwoViews(made[first, row], made[second, row])
+            return TwoViews(_events(rows.history, made[first, row]), _events(rows.history, made[second, row]))
 
         return views
 
@@ -102,8 +113,20 @@ class _OtherHistories:
         place = torch.where(place >= own, place + after - own, place)
         drawn = self.examples.batch(self.order[place.clamp(max=len(self.keys) - 1)]).history
         longest = max(drawn.shape[1], rows.history.shape[1])
-        drawn, kept = (torch.nn.functional.pad(each, (longest - each.shape[1], 0)) for each in (drawn, rows.history))
-        return torch.where((others > 0).unsqueeze(1), drawn, kept)
+        drawn, kept = (padded(each, longest) for each in (drawn, rows.history))
+        return chosen_rows(others > 0, drawn, kept)
+
+
+def _numbers(history: Tensor) -> Tensor:
+    """Return the items, int64 [X, T], or of an `EventHistory` the number of each event in its row from 1, 0 where there is none."""
+    if not isinstance(history, EventHistory):
+        return history
+    return torch.arange(1, history.shape[1] + 1).expand(history.shape).masked_fill(history.items == 0, 0)
+
+
+def _events(history: Tensor, view: Tensor) -> Tensor:
+    """Return a view of `_numbers`, int64 [X, T], as a history of the kind of `history`, where each event keeps its inputs."""
+    return as_tensor(history.at(torch.arange(len(history)), view - 1)) if isinstance(history, EventHistory) else view
 
 
 def crop_items(history: Tensor, share: float, generator: Generator) -> Tensor:

@@ -200,7 +200,7 @@ class _ProximalStep:
         self.codes, self.numbers = (each.to(rows.target.device) for each in (self.codes, self.numbers))
         draws = self._draw(prepared, step)
         rewards = self._judge(rows, draws.items, step)
-        values = at_least_float32(self.value(rows.history, self.codes[draws.items]))
+        values = at_least_float32(self.value(rows.items, self.codes[draws.items]))
         old = values.detach() if self.objective.refresh == 1 else self._old_values(rows, draws.items)
         of_codes = code_rewards(rewards, draws.behavior, draws.reference, constant(objective, "kl"))
         advantages = generalized_advantages(of_codes, old, objective.gae_lambda, objective.discount)
@@ -258,4 +258,4 @@ class _ProximalStep:
     @torch.no_grad()
     def _old_values(self, rows: SequenceBatch, items: Tensor) -> Tensor:
         """Return the values at the time of the draw, float32 [X, M, L]."""
-        return at_least_float32(self.old_value.to(items.device)(rows.history, self.codes[items]))
+        return at_least_float32(self.old_value.to(items.device)(rows.items, self.codes[items]))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy, normalize, pad
+from torch.nn.functional import cross_entropy, normalize
 
 from genrec import plugin_errors
 from genrec.errors import InputError, UsageError, given
@@ -25,6 +25,7 @@ from genrec.randomness import generator
 from genrec.types import (
     Baseline,
     Feedback,
+    HistoryInput,
     HistoryStates,
     HistoryStatesSpecification,
     HistoryViews,
@@ -38,6 +39,7 @@ from genrec.types import (
     TwoViews,
     WindowBatch,
 )
+from genrec.types.event_history import in_words, inputs_in, items_of, joined_rows, padded, without_events
 from genrec.types.objective import Targets
 from genrec.types.specification import check_types
 
@@ -146,9 +148,9 @@ class _ViewStep:
         draw = generator(self.context.seed, "views", step)
         rows = drawn_rows(batch, draw)
         with plugin_errors.attribute_to(self.objective.views, f"while it made views for step {step}"):
-            views = check_views(self.objective.views, self.views(rows, draw), len(rows.user))
+            views = check_views(self.objective.views, self.views(rows, draw), len(rows.user), inputs_in(rows.history))
         longest = max(each.shape[1] for each in views)
-        histories = torch.cat([pad(each, (longest - each.shape[1], 0)) for each in views])
+        histories = joined_rows([padded(each, longest) for each in views])
         return PreparedViews(batch, histories, false_negatives(rows))
 
     def loss(self, prepared: PreparedViews, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -174,8 +176,8 @@ def drawn_rows(batch: SequenceBatch | WindowBatch, generator: Generator) -> Sequ
     chance = torch.rand(batch.target.shape, generator=generator).masked_fill(batch.target == 0, -1.0)
     place = torch.stack([torch.arange(len(chance)), chance.argmax(1)], 1)
     history = prefixes(batch.history, place)
-    before = (history == 0).flip(1).cummax(1).values.flip(1)  # padding, and repeats of the sequence before the last 0
-    return SequenceBatch(batch.user, history.masked_fill(before, 0), batch.target.gather(1, place[:, 1:]).squeeze(1))
+    before = (items_of(history) == 0).flip(1).cummax(1).values.flip(1)  # padding, and repeats of the sequence before the last 0
+    return SequenceBatch(batch.user, without_events(history, before), batch.target.gather(1, place[:, 1:]).squeeze(1))
 
 
 def false_negatives(rows: SequenceBatch) -> Tensor:
@@ -212,12 +214,21 @@ def partners(size: int, device: torch.device) -> Tensor:
     return torch.arange(2 * size, device=device).roll(size)
 
 
-def check_views(maker: HistoryViews, views: object, rows: int) -> TwoViews:
-    """Return the views, if each is a left-padded history for each row. Raise InputError with the class of their maker otherwise."""
+def check_views(maker: HistoryViews, views: object, rows: int, inputs: Sequence[HistoryInput] = ()) -> TwoViews:
+    """Return the views, if each is a left-padded history for each row. Raise InputError with the class of their maker otherwise.
+
+    `inputs` are those that the policy asks for: a view then is an `EventHistory` with them.
+    """
     name = name_with_place(type(maker))
     if not isinstance(views, TwoViews):
         raise InputError(f"{name}: the views must be genrec.types.TwoViews(first, second), got a {type(views).__name__}")
-    for which, each in zip(TwoViews._fields, views, strict=True):
+    for which, view in zip(TwoViews._fields, views, strict=True):
+        if inputs_in(view) != tuple(inputs):
+            raise InputError(
+                f"{name}: TwoViews.{which} must have the inputs of the rows' histories, {in_words(inputs)}, got "
+                f"{in_words(inputs_in(view))}; make views by rows.history.at(rows, places), or choose Augmentations() or SameTarget()"
+            )
+        each = items_of(view)
         if not isinstance(each, Tensor) or each.dtype != torch.int64 or each.dim() != 2 or len(each) != rows or not each.shape[1]:
             got = f"{each.dtype} {list(each.shape)}" if isinstance(each, Tensor) else f"a {type(each).__name__}"
             raise InputError(f"{name}: TwoViews.{which} must be int64 [{rows}, T], a history for each row, got {got}")

@@ -22,7 +22,7 @@ class ExampleRandomness:
 
     def __init__(self, batch: SequenceBatch, generator: Generator) -> None:
         salt = int(torch.randint(2**62, (), generator=generator))
-        history, age = _unsigned(batch.history), np.arange(batch.history.shape[1], dtype=np.uint64)[::-1]
+        history, age = _unsigned(batch.items), np.arange(batch.items.shape[1], dtype=np.uint64)[::-1]
         # Padding adds 0, so the width of the history does not matter.
         history_hash = np.where(history > 0, _mix(_mix(history) + age), np.uint64(0)).sum(1, dtype=np.uint64)
         self.keys: ndarray = _mix(_mix(_mix(history_hash + np.uint64(salt)) + _unsigned(batch.user)) + _unsigned(batch.target))

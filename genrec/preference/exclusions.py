@@ -37,7 +37,7 @@ class Exclusions:
         return (
             self.always(batch, candidates)
             | self._training_ids.contains(batch.user.unsqueeze(1), ids)
-            | contains(self.representative[batch.history], ids)
+            | contains(self.representative[batch.items], ids)
         )
 
     def allowing_history(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Exclusions:
         [5], takes item 5 once more, so item 5 is marked.
         """
         ids = self.representative[candidates]
-        shown = (self.representative[batch.history].unsqueeze(1) == ids.unsqueeze(2)).sum(2)
+        shown = (self.representative[batch.items].unsqueeze(1) == ids.unsqueeze(2)).sum(2)
         return self._training_ids.count(batch.user.unsqueeze(1), ids) > shown
 
     def take_allowed(self, batch: SequenceBatch, candidates: Tensor, num_negatives: int) -> Tensor:
@@ -71,7 +71,7 @@ class Exclusions:
 
     def in_history(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
         """Return whether a candidate, compared by item id, is in the history: bool [B, M]."""
-        return contains(batch.history, candidates)
+        return contains(batch.items, candidates)
 
     def always(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
         """Return the candidates excluded from every draw, bool [B, M]: 0, the target's Semantic ID, and filtered items."""

@@ -74,8 +74,8 @@ class FutureEvents:
 
     def _follows(self, position: Tensor, rows: SequenceBatch) -> Tensor:
         """Return whether the history of each row ends before the event at `position` int64 [X]: bool [X]."""
-        length = rows.history.shape[1]
+        length = rows.items.shape[1]
         place = self._tables["before"][position].unsqueeze(1) - torch.arange(length, 0, -1, device=position.device)
         user, item = (self._tables[name][place.clamp(min=0)] for name in ("history_user", "history_item"))
-        same = (place >= 0) & (user == rows.user.unsqueeze(1)) & (item == rows.history)
-        return (same | (rows.history == 0)).all(1) & (position < self.count)
+        same = (place >= 0) & (user == rows.user.unsqueeze(1)) & (item == rows.items)
+        return (same | (rows.items == 0)).all(1) & (position < self.count)

@@ -18,7 +18,8 @@ from genrec.own_ids import OwnIds
 from genrec.policy_modules import device_of
 from genrec.semantic_ids import SemanticIds
 from genrec.serving.catalog_items import CatalogItems
-from genrec.types import Baseline, ExactRecommender, PolicySpecification, Ranking, Recommender, SequenceBatch
+from genrec.types import Baseline, ExactRecommender, HistoryInput, PolicySpecification, Ranking, Recommender, SequenceBatch
+from genrec.types.event_history import in_words, inputs_of, joined_rows, padded
 
 BATCH_SIZE = 256  # histories that are ranked at once
 
@@ -29,6 +30,7 @@ class History(NamedTuple):
     items: Sequence[int]  # item numbers, oldest first; the policy reads the most recent ones
     exclude: Sequence[int] = ()  # item numbers that the list must not hold
     user: int = 0  # number of the user in the data; 0: the list depends on the items alone
+    events: Tensor | None = None  # the same items as an `EventHistory` of one row, for a policy that asks for inputs
 
 
 class ItemRecommender(NamedTuple):
@@ -72,11 +74,28 @@ class ItemRecommender(NamedTuple):
         """
         n = self.checked_length(n)
         self._check_histories(histories)
+        if self.inputs and any(each.events is None for each in histories):
+            raise UsageError(
+                f"{self.name}: {type(self.specification).__name__} reads {in_words(self.inputs)} of a history, which a list of items "
+                "does not have; recommend to a user of the data (--user ID, or user=ID)"
+            )
         length = min(n, len(self.catalog))
         parts = [self._rank_batch(histories[at : at + BATCH_SIZE], length) for at in range(0, len(histories), BATCH_SIZE)]
         if not parts:
             return Ranking(torch.zeros(0, length, dtype=torch.int64), torch.zeros(0, length))
         return Ranking(torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts]))
+
+    @property
+    def inputs(self) -> tuple[HistoryInput, ...]:
+        """What the policy reads of a history beside its items."""
+        return inputs_of(self.specification)
+
+    def _read(self, histories: Sequence[History]) -> Tensor:
+        """Return the histories as the policy reads them, on the CPU."""
+        if not self.inputs:
+            return _padded([each.items[-self.history_length :] for each in histories])
+        read = [cast(Tensor, each.events)[:, -self.history_length :] for each in histories]
+        return joined_rows([padded(each, max(1, *(each.shape[1] for each in read))) for each in read])
 
     def table(self, history: History, n: int) -> DataFrame:
         """Return the list of one history: position, item_id, title, score, semantic_id with a tokenizer, cold.
@@ -125,7 +144,7 @@ class ItemRecommender(NamedTuple):
     def _rank_batch(self, histories: Sequence[History], n: int) -> Ranking:
         """Return the lists of a batch, checked as evaluation checks them."""
         device = device_of(self.recommender)
-        history = _padded([each.items[-self.history_length :] for each in histories]).to(device)
+        history = self._read(histories).to(device)
         user = torch.tensor([each.user for each in histories], device=device)
         excluded = _padded([each.exclude for each in histories]).to(device) if any(len(each.exclude) for each in histories) else None
         batch = SequenceBatch(user, history, torch.zeros_like(user))

@@ -25,6 +25,7 @@ from genrec.serving.trained_rows import TrainedRow
 from genrec.store import file_hash, write_json
 from genrec.training.checkpoint import weights
 from genrec.types import Baseline, Policy, RestorableBaseline
+from genrec.types.event_history import in_words
 
 UNFINISHED = ".unfinished"  # folder inside the export while it is written
 PROBE = 5  # items of the probe, of the most popular ones as a history, and of the list that it gets
@@ -57,6 +58,11 @@ def export(name: str, folder: Path | str, seed: int | None = None, code: str | N
             f"{name} is the baseline {type(specification).__name__}, which cannot be exported: it recommends by the interactions of "
             "each user, which an export does not hold (a genrec.types.RestorableBaseline has what a history needs); export another "
             f"row, or use 'genrec recommend {name}' here"
+        )
+    if row.items.inputs:
+        raise UsageError(
+            f"{name} cannot be exported: {type(specification).__name__} reads {in_words(row.items.inputs)} of a history, and an "
+            f"export recommends to lists of items alone; export another row, or use 'genrec recommend {name} --user ID' here"
         )
     if row.warning:
         say(f"warning: {name}, seed {row.seed}: {row.warning}")

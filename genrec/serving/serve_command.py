@@ -14,6 +14,7 @@ from genrec.id_matching import FEW, Ids, no_overlap
 from genrec.progress import say
 from genrec.serving.row_loading import load
 from genrec.serving.trained_rows import TrainedRow
+from genrec.types.event_history import in_words
 
 if TYPE_CHECKING:
     import uvicorn
@@ -41,6 +42,7 @@ def serve(options: argparse.Namespace) -> int:
     bound = listening(options.host, options.port)
     with bound:
         rows = [load(name, code=options.code) for name in options.names]
+        check_reads_items(rows)
         check_common_items(rows)
         host, port = bound.getsockname()[:2]
         if options.host not in LOOPBACK:
@@ -52,6 +54,16 @@ def serve(options: argparse.Namespace) -> int:
         print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl+C stops it)", flush=True)
         server(app, idle_seconds).run(sockets=[bound])
     return 0
+
+
+def check_reads_items(rows: Sequence[TrainedRow]) -> None:
+    """Raise UsageError if a policy reads more of a history than its items, which is all that a request has."""
+    for row in rows:
+        if row.items.inputs:
+            raise UsageError(
+                f"{row.items.name} cannot be served: {type(row.items.specification).__name__} reads {in_words(row.items.inputs)} of a "
+                "history, and a request has a list of items alone; leave this row out, or use genrec recommend --user ID"
+            )
 
 
 def check_common_items(rows: Sequence[TrainedRow]) -> None:

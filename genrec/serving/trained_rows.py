@@ -13,9 +13,11 @@ from typing import Literal, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from pandas import DataFrame
 
 from genrec.data.corpus import Corpus
+from genrec.data.event_inputs import EventInputs, event_inputs
 from genrec.data.feedback_targets import KeptEvents, kept_events
 from genrec.data.splits import BEGIN, END, TEST, VALIDATION
 from genrec.errors import InputError, UsageError, counted, plain_integer, whole_number
@@ -147,9 +149,14 @@ class TrainedRow:
             raise UsageError(f"before must be 'validation', 'test' or None, got {before!r}")
         begin, end = (int(self.user_data.bounds[number - 1, column]) for column in (BEGIN, LIMITS[before]))
         taken: list[int] = self.user_data.item[begin:end].tolist()
-        kept = self._kept
-        read = taken if kept is None else kept.items[int(kept.before[begin]) : int(kept.before[end])].tolist()
-        return History(read, taken if exclude else (), number)
+        kept, inputs = self._kept, self._inputs
+        if kept is not None:
+            begin, end = int(kept.before[begin]), int(kept.before[end])
+        read = taken if kept is None else kept.items[begin:end].tolist()
+        events = None
+        if inputs is not None:
+            events = inputs.beside(torch.tensor([read], dtype=torch.int64), torch.tensor([number]), torch.arange(begin, end)[None])
+        return History(read, taken if exclude else (), number, events)
 
     def user_number(self, user: str) -> int:
         """Return the number of a user. Raises InputError if the data have no user with this id."""
@@ -219,6 +226,10 @@ class TrainedRow:
     @cached_property
     def _kept(self) -> KeptEvents | None:
         return kept_events(self.user_data)
+
+    @cached_property
+    def _inputs(self) -> EventInputs | None:
+        return event_inputs(self.user_data, self.items.inputs, self._kept)
 
     @cached_property
     def _user_numbers(self) -> dict[str, int]:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from genrec.errors import InputError
 from genrec.objectives.view_contrast import check_views
 from genrec.randomness import generator
+from genrec.testing.event_histories import alone, same_histories, with_items
 from genrec.testing.objective_worlds import BATCH_SIZE, objective_world
 from genrec.testing.plugin_watch import call_plugin, check_unchanged
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import HistoryStates, HistoryStatesSpecification, HistoryViews, Policy, PolicySpecification, TwoViews
+from genrec.types.event_history import items_of, joined_rows, without_events
 from genrec.value_forms import form_of
 
 TOLERANCE = 1e-4  # rounding error of a state
@@ -43,25 +45,26 @@ def _check_values(name: str, policy: HistoryStates, history: Tensor) -> None:
     states = _states(name, policy, history)
     if _difference(states, _states(name, policy, history)) > 0:
         raise ContractError(f"{name}: history_states gives other values when it is called again in evaluation mode")
-    for row, each in enumerate(history):
-        alone = _states(name, policy, each[each > 0][None])
-        if alone.shape[1] != states.shape[1] or not _difference(states[row : row + 1], alone) <= TOLERANCE:
+    for row in range(len(history)):
+        single = _states(name, policy, alone(history, row))
+        if single.shape[1] != states.shape[1] or not _difference(states[row : row + 1], single) <= TOLERANCE:
             raise ContractError(
                 f"{name}: history_states of a history depends on its padding or on the rest of the batch; mask padding in attention "
                 "and in means, and count positions from the end"
             )
-    if not _difference(states[-1:], _states(name, policy, history[-1:] % int(history.max()) + 1)) > 0:
+    items = items_of(history)
+    if not _difference(states[-1:], _states(name, policy, with_items(history[-1:], items[-1:] % int(items.max()) + 1))) > 0:
         raise ContractError(f"{name}: history_states is the same for different histories")
-    hidden = history.clone()
-    hidden[:, -2] = 0
-    for case, rows in (("without an item", torch.zeros_like(history)), ("with a 0 between its items", hidden)):
+    every = torch.ones(history.shape, dtype=torch.bool)
+    hidden = without_events(history, (torch.arange(history.shape[1]) == history.shape[1] - 2) & every)
+    for case, rows in (("without an item", without_events(history, every)), ("with a 0 between its items", hidden)):
         if not bool(_states(name, policy, rows).isfinite().all()):
             raise ContractError(f"{name}: history_states of a history {case} must be finite")
 
 
 def _check_gradient(name: str, policy: HistoryStates, history: Tensor) -> None:
     module = cast(nn.Module, policy).train()
-    empty = torch.cat([history, torch.zeros_like(history[:1])])
+    empty = joined_rows([history, without_events(history[:1], torch.ones(1, history.shape[1], dtype=torch.bool))])
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         states = _states(name, policy, empty)
         if not states.requires_grad:
@@ -79,7 +82,7 @@ def _states(name: str, policy: HistoryStates, history: Tensor) -> Tensor:
     found = call_plugin(name, "history_states", lambda: policy.history_states(given))
     if not isinstance(found, Tensor) or found.dtype != torch.float32 or found.dim() != 2 or len(found) != len(history):
         raise ContractError(f"{name}: history_states must return float32 [{len(history)}, D], got {form_of(found)}")
-    if not torch.equal(given, history):
+    if not same_histories(given, history):
         raise ContractError(f"{name}: history_states modified its input in place; work on a copy")
     return found
 

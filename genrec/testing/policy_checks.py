@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,28 +13,20 @@ from torch import Tensor, nn
 from genrec.errors import GenrecError, UsageError
 from genrec.semantic_ids import SemanticIds
 from genrec.store import describe
+from genrec.testing.event_histories import alone, asked_inputs, check_inputs, shake_weights, with_random_inputs
 from genrec.testing.history_checks import check_history_states
 from genrec.testing.plugin_watch import call_plugin
+from genrec.testing.policy_trial import TOLERANCE, Trial, all_candidates, check_same, check_tensor, levels, num_levels
 from genrec.testing.ranking_checks import check_rankings
 from genrec.testing.sampling_checks import check_sampling
 from genrec.testing.sequence_loss_checks import check_sequence_loss
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.testing.vector_policy_checks import built, list_scores
 from genrec.testing.window_checks import check_windows
-from genrec.types import CatalogPolicy, LossPolicy, Policy, PolicySpecification, SequencePolicy, WholeItemSpecification
-from genrec.value_forms import form_of
+from genrec.types import CatalogPolicy, EventHistory, LossPolicy, Policy, PolicySpecification, SequencePolicy, WholeItemSpecification
+from genrec.types.event_history import items_of, without_events
 
 NUM_ITEMS, LEVEL_SIZES = 40, (4, 3, 5)  # the catalog that policies are checked on
-TOLERANCE = 1e-4  # rounding error of a log-probability
-
-
-class Trial(NamedTuple):
-    """A policy in evaluation mode, and the histories that it is checked with."""
-
-    name: str
-    policy: Policy
-    semantic_ids: SemanticIds
-    history: Tensor  # int64 [B, T]  of every length from 1 to T
 
 
 def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds | None = None) -> None:
@@ -55,6 +47,8 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     - `sample_items` of a `SamplingPolicy` draws distinct allowed items by its probabilities; see `check_sampling`.
     - `recommend_after` and `sample_items_after` of a `PlaceSearchPolicy` equal `recommend` and `sample_items` of every prefix.
     - `history_states` of a `HistoryStates` depends on the row's items alone; see `check_history_states`.
+    - A policy that asks for inputs of histories (`genrec.types.InputSpecification`) reads each of them, refuses items alone, and
+      passes all of these checks with an `EventHistory`, in which some events have no rating.
     - `sequence_loss` of a `LossPolicy` is a finite scalar with a gradient, or None; see `check_sequence_loss`.
 
     A policy that refuses Semantic IDs of three levels is checked with one level, in which item i has code i - 1.
@@ -65,15 +59,18 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     trial = _trial(name, specification, semantic_ids)
     _check_levels(trial, specification)
     _check_build(trial, specification)
+    if isinstance(trial.history, EventHistory):  # from here on; inputs may have weights of 0 at first
+        shake_weights(trial.policy)
     with torch.no_grad():
-        levels = _check_log_probs(trial)
-        _check_independence(trial, levels)
-        check_rankings(name, trial.policy, trial.history, list_scores(name, trial.policy, trial.history, levels.sum(-1)))
-        check_sampling(name, trial.policy, trial.history, levels.sum(-1))
+        found = _check_log_probs(trial)
+        _check_independence(trial, found)
+        check_inputs(name, trial.history, lambda history: levels(trial, history))
+        check_rankings(name, trial.policy, trial.history, list_scores(name, trial.policy, trial.history, found.sum(-1)))
+        check_sampling(name, trial.policy, trial.history, found.sum(-1))
         _check_sequence(trial, specification)
         check_windows(name, trial.policy, trial.history, trial.semantic_ids)
-        _check_same(trial, "level_log_prob returns other values when it is called again", levels, _levels(trial))
-        _check_weights(trial, specification, levels)
+        check_same(trial, "level_log_prob returns other values when it is called again", found, levels(trial))
+        _check_weights(trial, specification, found)
     check_history_states(name, specification, trial.policy, trial.history)
     _check_gradients(trial)
     if isinstance(trial.policy, LossPolicy):
@@ -104,7 +101,8 @@ def _trial(name: str, specification: PolicySpecification, semantic_ids: Semantic
     generator = torch.Generator().manual_seed(1)
     history = torch.randint(1, semantic_ids.items + 1, (6, 6), generator=generator)
     padding = torch.arange(5, -1, -1)[:, None]
-    return Trial(name, policy, semantic_ids, history.masked_fill(torch.arange(6) < padding, 0))
+    items = history.masked_fill(torch.arange(6) < padding, 0)
+    return Trial(name, policy, semantic_ids, with_random_inputs(items, asked_inputs(name, specification)))
 
 
 def _catalog(sizes: tuple[int, ...]) -> SemanticIds:
@@ -151,27 +149,6 @@ def _weights(policy: Policy) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in cast(nn.Module, policy).state_dict().items()}
 
 
-def _all_candidates(trial: Trial) -> Tensor:
-    """Return candidate 0 and all items, int64 [B, 1 + N]."""
-    return torch.arange(trial.semantic_ids.items + 1).expand(len(trial.history), -1).contiguous()
-
-
-def _levels(trial: Trial, history: Tensor | None = None, items: Tensor | None = None) -> Tensor:
-    """Return `level_log_prob`, float32 [B, M, L], of all items by default."""
-    history, items = trial.history if history is None else history, _all_candidates(trial) if items is None else items
-    copies = history.clone(), items.clone()
-    result = call_plugin(trial.name, "level_log_prob", lambda: trial.policy.level_log_prob(history, items))
-    levels = _check_tensor(trial.name, "level_log_prob", result, (*items.shape, _num_levels(trial)))
-    if not torch.equal(history, copies[0]) or not torch.equal(items, copies[1]):
-        raise ContractError(f"{trial.name}: level_log_prob modified its input in place; work on a copy")
-    return levels
-
-
-def _num_levels(trial: Trial) -> int:
-    """Return the number of levels of log-probabilities: 1 for a policy that scores items as one code."""
-    return 1 if isinstance(trial.policy, CatalogPolicy) else trial.semantic_ids.levels
-
-
 def _check_levels(trial: Trial, specification: PolicySpecification) -> None:
     """Check that the specification names a policy that scores Semantic IDs of several levels as one code."""
     whole = isinstance(specification, WholeItemSpecification) and specification.scores_whole_items()
@@ -183,21 +160,15 @@ def _check_levels(trial: Trial, specification: PolicySpecification) -> None:
         )
 
 
-def _check_tensor(name: str, method: str, result: Any, shape: tuple[int, ...]) -> Tensor:
-    if not isinstance(result, Tensor) or result.dtype != torch.float32 or tuple(result.shape) != shape:
-        raise ContractError(f"{name}: {method} must return a tensor float32 {list(shape)}, got {form_of(result)}")
-    return result
-
-
 def _check_log_probs(trial: Trial) -> Tensor:
     """Check that the values are log-probabilities, and return those of all candidates, float32 [B, 1 + N, L]."""
-    name, levels = trial.name, _levels(trial)
-    if not bool((levels[:, 0] == -torch.inf).all()):
+    name, found = trial.name, levels(trial)
+    if not bool((found[:, 0] == -torch.inf).all()):
         raise ContractError(
-            f"{name}: level_log_prob of candidate 0 (none) must be -inf on every level, got {levels[0, 0].tolist()}; use "
+            f"{name}: level_log_prob of candidate 0 (none) must be -inf on every level, got {found[0, 0].tolist()}; use "
             "masked_fill((items == 0).unsqueeze(-1), -inf)"
         )
-    real = levels[:, 1:]
+    real = found[:, 1:]
     if bool(real.isnan().any()) or bool((real > TOLERANCE).any()):
         raise ContractError(f"{name}: log-probabilities must be at most 0 and not NaN, got {real.max():g}; end in log_softmax")
     total = torch.logsumexp(real.sum(-1), 1).exp()
@@ -206,40 +177,36 @@ def _check_log_probs(trial: Trial) -> Tensor:
             f"{name}: the probabilities of all {trial.semantic_ids.items} items add up to {total.max():g}, which is more than 1; "
             "use a softmax over each level's codes, given the codes before"
         )
-    sums = call_plugin(name, "log_prob", lambda: trial.policy.log_prob(trial.history, _all_candidates(trial)))
-    _check_tensor(name, "log_prob", sums, tuple(levels.shape[:2]))
-    _check_same(trial, "log_prob is not the sum of level_log_prob over levels", levels.sum(-1), sums)
-    empty = _levels(trial, torch.zeros_like(trial.history[:1]), torch.arange(1, 3)[None])
+    sums = call_plugin(name, "log_prob", lambda: trial.policy.log_prob(trial.history, all_candidates(trial)))
+    check_tensor(name, "log_prob", sums, tuple(found.shape[:2]))
+    check_same(trial, "log_prob is not the sum of level_log_prob over levels", found.sum(-1), sums)
+    none = without_events(trial.history[:1], torch.ones(1, trial.history.shape[1], dtype=torch.bool))
+    empty = levels(trial, none, torch.arange(1, 3)[None])
     if not bool(empty.isfinite().all()):
         raise ContractError(f"{name}: an empty history (all 0) must have finite log-probabilities, got {empty.flatten().tolist()}")
-    return levels
+    return found
 
 
-def _check_independence(trial: Trial, levels: Tensor) -> None:
+def _check_independence(trial: Trial, found: Tensor) -> None:
     """Check that a result does not depend on padding, on other histories of the batch or on other candidates."""
-    for row, history in enumerate(trial.history):
-        alone = history[history > 0][None]
-        candidates = _all_candidates(trial)[:1]
-        _check_same(
+    width = trial.history.shape[1]
+    for row in range(len(trial.history)):
+        history = alone(trial.history, row)
+        candidates = all_candidates(trial)[:1]
+        check_same(
             trial,
-            f"a history of {alone.shape[1]} items has other log-probabilities alone than padded to {len(history)} in a batch of "
-            "longer ones; mask padding in attention and in means, and count positions from the end",
-            levels[row : row + 1],
-            _levels(trial, alone, candidates),
+            f"a history of {history.shape[1]} items has other log-probabilities alone than padded to {width} in a batch "
+            "of longer ones; mask padding in attention and in means, and count positions from the end",
+            found[row : row + 1],
+            levels(trial, history, candidates),
         )
-    some = torch.tensor([[7, 0, 3]]).expand(len(levels), -1).contiguous()
-    _check_same(
+    some = torch.tensor([[7, 0, 3]]).expand(len(found), -1).contiguous()
+    check_same(
         trial,
         "a candidate has other log-probabilities when other candidates change; they must depend on the history and its own codes only",
-        levels[:, some[0]],
-        _levels(trial, items=some),
+        found[:, some[0]],
+        levels(trial, items=some),
     )
-
-
-def _check_same(trial: Trial, message: str, first: Tensor, second: Tensor) -> None:
-    difference = (first.masked_fill(first == -torch.inf, 1) - second.masked_fill(second == -torch.inf, 1)).abs().max()
-    if not difference <= TOLERANCE:
-        raise ContractError(f"{trial.name}: {message} (they differ by up to {difference:g})")
 
 
 def _check_sequence(trial: Trial, specification: PolicySpecification) -> None:
@@ -253,31 +220,34 @@ def _check_sequence(trial: Trial, specification: PolicySpecification) -> None:
         return  # the class supports both encoders; with this one, sequence_log_prob may raise
     if causal is not True:
         raise ContractError(f"{name}: the policy has sequence_log_prob; give its specification a class variable causal = True")
-    following = torch.nn.functional.pad(trial.history[:, 1:], (0, 1), value=5)
-    with_gap = trial.history * (torch.arange(trial.history.shape[1]) != 3)
+    following = torch.nn.functional.pad(items_of(trial.history)[:, 1:], (0, 1), value=5)
+    with_gap = without_events(trial.history, (torch.arange(trial.history.shape[1]) == 3).expand(trial.history.shape))
+    if isinstance(trial.history, EventHistory):  # a place before the first item may know the user or not
+        following = following.masked_fill(trial.history.items == 0, 0)
+    arbitrary = following.flip(0) if isinstance(trial.history, Tensor) else following.flip(0).masked_fill(following == 0, 0)
     for case, history, targets in (
         ("with its next items as targets", trial.history, following),
-        ("with arbitrary targets", trial.history, following.flip(0)),
+        ("with arbitrary targets", trial.history, arbitrary),
         ("with a 0 between its items", with_gap, following),
     ):
         copies = history.clone(), targets.clone()
         result = call_plugin(name, "sequence_log_prob", lambda: policy.sequence_log_prob(*copies))  # noqa: B023
-        _check_tensor(name, "sequence_log_prob", result, (*history.shape, _num_levels(trial)))
+        check_tensor(name, "sequence_log_prob", result, (*history.shape, num_levels(trial)))
         places = range(history.shape[1])
-        expected = torch.cat([_levels(trial, history[:, : t + 1], targets[:, t : t + 1]) for t in places], 1)
-        _check_same(trial, f"sequence_log_prob of a history {case} is not level_log_prob of every prefix", expected, result)
+        expected = torch.cat([levels(trial, history[:, : t + 1], targets[:, t : t + 1]) for t in places], 1)
+        check_same(trial, f"sequence_log_prob of a history {case} is not level_log_prob of every prefix", expected, result)
 
 
-def _check_weights(trial: Trial, specification: PolicySpecification, levels: Tensor) -> None:
+def _check_weights(trial: Trial, specification: PolicySpecification, found: Tensor) -> None:
     """Check that a policy of another seed gives the same results once it has loaded this one's state_dict."""
     other = _build(specification, trial.semantic_ids, seed=1, read=False)
     cast(nn.Module, other).load_state_dict(_weights(trial.policy))
-    _check_same(
+    check_same(
         trial,
         "a policy of another seed that has loaded this one's state_dict gives other log-probabilities; they must depend on parameters "
         "and persistent buffers only, and other buffers must follow from the Semantic IDs",
-        levels,
-        _levels(trial._replace(policy=other)),
+        found,
+        levels(trial._replace(policy=other)),
     )
 
 
@@ -286,10 +256,10 @@ def _check_gradients(trial: Trial) -> None:
     module = cast(nn.Module, trial.policy).train()
     items = torch.tensor([[7, 0, 3]]).expand(len(trial.history), -1).contiguous()
     with torch.random.fork_rng(devices=[]):
-        levels = _levels(trial, items=items)
-        if not levels.requires_grad:
+        found = levels(trial, items=items)
+        if not found.requires_grad:
             raise ContractError(f"{trial.name}: log-probabilities have no gradient; remove detach and no_grad from level_log_prob")
-        levels[:, [0, 2]].sum().backward()  # type: ignore[no-untyped-call]
+        found[:, [0, 2]].sum().backward()  # type: ignore[no-untyped-call]
     module.eval()
     for key, parameter in module.named_parameters():
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):

@@ -11,6 +11,7 @@ from torch import Tensor
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
 from genrec.types import ExactRecommender, Policy, Ranking
+from genrec.types.event_history import items_of
 from genrec.value_forms import form_of
 
 LIST_LENGTH = 10  # items of a list
@@ -33,7 +34,7 @@ def check_rankings(name: str, policy: Policy, history: Tensor, log_probs: Tensor
     nearly_all = torch.arange(1, items + 1 - NUM_ALLOWED).expand(len(history), -1).contiguous()
     states = torch.get_rng_state()
     for method, recommend, exact in methods:
-        for exclude in (None, history, nearly_all):
+        for exclude in (None, items_of(history), nearly_all):
             ranking = _checked_ranking(f"{name}: {method}", recommend, history, exclude, log_probs)
             if exact:
                 _check_exact(f"{name}: {method}", ranking, exclude, log_probs)

@@ -10,6 +10,7 @@ from torch import Tensor
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
 from genrec.types import ConstrainedPolicy, ItemSample, Policy, SamplingPolicy
+from genrec.types.event_history import items_of
 from genrec.value_forms import form_of
 
 SAMPLE_SIZE = 8  # items of a sample
@@ -30,7 +31,7 @@ def check_sampling(name: str, policy: Policy, history: Tensor, log_probs: Tensor
     items = log_probs.shape[1] - 1
     nearly_all = torch.arange(1, items + 1 - NUM_ALLOWED).expand(len(history), -1).contiguous()
     states = torch.get_rng_state()
-    for exclude in (None, history, nearly_all):
+    for exclude in (None, items_of(history), nearly_all):
         first, second = (_draw(name, policy, history, SAMPLE_SIZE, exclude, log_probs) for _ in range(2))
         if not torch.equal(first.items, second.items) or not torch.equal(torch.get_rng_state(), states):
             raise ContractError(
@@ -81,7 +82,7 @@ def _check_frequencies(name: str, policy: Any, history: Tensor, items: int) -> N
     """Check how often each item is the first draw, for one history int64 [1, T] in many rows."""
     exact = policy.constrained_level_log_prob(history, torch.arange(1, items + 1)[None]).sum(-1)[0].double().exp()
     random = torch.Generator().manual_seed(0)
-    first = policy.sample_items(history.expand(NUM_ROWS, -1).contiguous(), 1, None, random).items[:, 0]
+    first = policy.sample_items(history.repeat_interleave(NUM_ROWS, 0), 1, None, random).items[:, 0]
     counts = torch.bincount(first, minlength=items + 1)[1 : items + 1]
     deviation = (counts - NUM_ROWS * exact).abs() / (NUM_ROWS * exact * (1 - exact) + 1).sqrt()
     if bool((deviation > MAX_DEVIATIONS).any()):

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from genrec.testing.event_histories import same_histories, with_items
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
 from genrec.testing.specification_checks import ContractError
 from genrec.types import LossPolicy, SequencePolicy
+from genrec.types.event_history import items_of
 from genrec.value_forms import form_of
 
 TOLERANCE = 1e-4  # rounding error of a loss
@@ -26,8 +28,9 @@ def check_sequence_loss(name: str, policy: LossPolicy, history: Tensor, causal: 
     - with `causal`, the loss of a target does not depend on items after its place;
     - gradients are finite in training mode.
     """
-    last = pad(history.flip(0)[:, -1:], (history.shape[1] - 1, 0))  # one target, after the last place
-    every = torch.where(history > 0, history.roll(-1, 1).clamp(min=1), 0)
+    items = items_of(history)
+    last = pad(items.flip(0)[:, -1:], (items.shape[1] - 1, 0))  # one target, after the last place
+    every = torch.where(items > 0, items.roll(-1, 1).clamp(min=1), 0)
     batches = [("one target per history", last)] + ([("a target after every item", every)] if causal else [])
     losses = [_loss(name, policy, history, targets, kind) for kind, targets in batches]
     if all(loss is None for loss in losses):
@@ -59,7 +62,7 @@ def _loss(name: str, policy: LossPolicy, history: Tensor, targets: Tensor, kind:
     else:
         with check_no_global_draws(name, "draw from the generator that sequence_loss gets"):
             found = call()
-    if not same(copies[0], history) or not same(copies[1], targets):
+    if not same_histories(copies[0], history) or not same(copies[1], targets):
         raise ContractError(f"{name}: sequence_loss modified its input in place; work on a copy")
     return found
 
@@ -74,13 +77,14 @@ def _check_form(name: str, loss: Tensor, kind: str) -> None:
 
 def _check_later_items(name: str, policy: LossPolicy, history: Tensor) -> None:
     """Check that the loss of targets in the middle does not change with the items after them."""
-    middle = history.shape[1] // 2
-    targets = torch.zeros_like(history)
-    targets[:, middle] = torch.where(history[:, middle] > 0, history.flip(0)[:, -1], 0)
-    other = history.clone()
-    later = history[:, middle + 1 :]
-    other[:, middle + 1 :] = torch.where(later > 0, later % history.max() + 1, 0)  # another item at each place
-    first, second = (_loss(name, policy, each, targets, "a target in the middle") for each in (history, other))
+    items, middle = items_of(history), history.shape[1] // 2
+    targets = torch.zeros_like(items)
+    targets[:, middle] = torch.where(items[:, middle] > 0, items.flip(0)[:, -1], 0)
+    other = items.clone()
+    later = items[:, middle + 1 :]
+    other[:, middle + 1 :] = torch.where(later > 0, later % items.max() + 1, 0)  # another item at each place
+    both = (history, with_items(history, other))
+    first, second = (_loss(name, policy, each, targets, "a target in the middle") for each in both)
     if first is None or second is None or not torch.allclose(first, second, rtol=TOLERANCE, atol=TOLERANCE):
         raise ContractError(
             f"{name}: sequence_loss of a target depends on items after its place; read the history causally, up to the place itself"

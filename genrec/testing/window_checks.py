@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from genrec.item_rows import prefixes
 from genrec.semantic_ids import SemanticIds
+from genrec.testing.event_histories import same_histories
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
 from genrec.types import (
@@ -22,6 +23,7 @@ from genrec.types import (
     Policy,
     WindowPolicy,
 )
+from genrec.types.event_history import items_of
 from genrec.value_forms import form_of
 
 TOLERANCE = 1e-4  # rounding error of a log-probability and, relative to the largest one, of a gradient
@@ -83,7 +85,7 @@ def _check_codes(name: str, policy: CodePolicy, history: Tensor, places: Tensor,
 def _places_and_items(history: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
     """Return places int64 [X, 2] after items, in random order, and candidates int64 [X, M]."""
     generator = torch.Generator().manual_seed(3)
-    after_items = history.nonzero()
+    after_items = items_of(history).nonzero()
     places = after_items[torch.randint(len(after_items), (NUM_PLACES,), generator=generator)]
     return places, torch.randint(0, num_items + 1, (NUM_PLACES, NUM_CANDIDATES), generator=generator)
 
@@ -104,7 +106,7 @@ def _check(
         found = call_plugin(name, method, lambda: score(*copies))
         if not isinstance(found, Tensor) or found.dtype != torch.float32 or found.shape != expected.shape:
             raise ContractError(f"{name}: {method} must return float32 {list(expected.shape)}, got {form_of(found)}")
-        if not all(torch.equal(*pair) for pair in zip(copies, (history, places, items), strict=True)):
+        if not same_histories(copies[0], history) or not all(map(torch.equal, copies[1:], (places, items))):
             raise ContractError(f"{name}: {method} modified its input in place; work on a copy")
         difference = _difference(found.detach(), expected.detach())
         if not difference <= TOLERANCE:
@@ -124,15 +126,16 @@ def _check(
 def _check_search(name: str, policy: PlaceSearchPolicy, history: Tensor, places: Tensor) -> None:
     """Compare lists and draws after places with those of the prefixes, in which the items of the history are excluded."""
     prefix = prefixes(history, places)
-    listed = call_plugin(name, "recommend_after", lambda: policy.recommend_after(history, places, LIST_LENGTH, prefix))
-    expected = policy.recommend(prefix, LIST_LENGTH, prefix)
+    read = items_of(prefix)
+    listed = call_plugin(name, "recommend_after", lambda: policy.recommend_after(history, places, LIST_LENGTH, read))
+    expected = policy.recommend(prefix, LIST_LENGTH, read)
     if listed.scores.shape != expected.scores.shape or not _difference(listed.scores, expected.scores) <= TOLERANCE:
         raise ContractError(f"{name}: recommend_after is not recommend of every prefix, with the same items excluded")
     generators = (torch.Generator().manual_seed(0) for _ in range(2))
     drawn = call_plugin(
-        name, "sample_items_after", lambda: policy.sample_items_after(history, places, LIST_LENGTH, prefix, next(generators))
+        name, "sample_items_after", lambda: policy.sample_items_after(history, places, LIST_LENGTH, read, next(generators))
     )
-    of_prefixes = policy.sample_items(prefix, LIST_LENGTH, prefix, next(generators))
+    of_prefixes = policy.sample_items(prefix, LIST_LENGTH, read, next(generators))
     if drawn.items.shape != of_prefixes.items.shape or not _difference(drawn.log_prob, of_prefixes.log_prob) <= TOLERANCE:
         raise ContractError(f"{name}: sample_items_after does not draw as sample_items of every prefix by the same generator")
 

@@ -12,7 +12,7 @@ from genrec import process_group
 from genrec.data.examples import epoch_order, epoch_steps
 from genrec.objectives.numbered_examples import NumberedBatch
 from genrec.randomness import PartOfStep
-from genrec.types import TrainingExamples, WindowBatch
+from genrec.types import EventHistory, TrainingExamples, WindowBatch
 
 
 class Part(NamedTuple):
@@ -76,7 +76,7 @@ def users_of_step(examples: TrainingExamples, batch_size: int, seed: int, step: 
 
 
 def pin_memory(batch: Any) -> Any:
-    """Return a copy of a (nested) named tuple with its tensors in pinned memory. Other values are returned unchanged."""
-    if isinstance(batch, Tensor):
+    """Return a copy of a (nested) named tuple with its tensors and histories in pinned memory. Other values are returned unchanged."""
+    if isinstance(batch, Tensor | EventHistory):
         return batch.pin_memory()
     return type(batch)(*map(pin_memory, batch)) if isinstance(batch, tuple) else batch

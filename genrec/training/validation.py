@@ -25,6 +25,7 @@ from genrec.training.recipes import SFT, Align
 from genrec.training.user_batches import batches, select_users
 from genrec.training.validation_feedback import ValidationFeedback
 from genrec.types import Baseline, Policy, SequenceBatch
+from genrec.types.event_history import inputs_of
 
 MAX_KNN_ITEMS = 100_000  # largest catalog for which the picture of a training shows ItemKNN
 
@@ -43,7 +44,7 @@ def validation_score(
     """
     selection: Selection = experiment.selection
     selection.check_catalog(semantic_ids.items)
-    entries = examples(corpus, "validation", experiment.history_length)
+    entries = examples(corpus, "validation", experiment.history_length, inputs=inputs_of(experiment.policy))
     validation = select_users(entries, recipe.validation.users, "validation")
     reach = max(10, min(50, semantic_ids.items, getattr(experiment.policy, "num_beams", 50)))
     metrics = {"ndcg@10": (ndcg, 10)} | {f"recall@{n}": (recall, n) for n in sorted({1, 10, reach})}

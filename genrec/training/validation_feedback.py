@@ -19,17 +19,20 @@ from genrec.evaluation.evaluate import Evaluate, Evaluation, evaluate
 from genrec.evaluation.feedback_metrics import disliked_of_lists, mean_pairwise_accuracy
 from genrec.policy_modules import device_of
 from genrec.training.user_batches import batches, select_users
-from genrec.types import Policy, Recommender, SequenceBatch
+from genrec.types import HistoryInput, Policy, Recommender, SequenceBatch
+from genrec.types.event_history import inputs_of
 
 CUTOFF = 10  # of disliked@n in validation
 
 
-def users_without_target(corpus: Corpus, part: HeldOutPart, history_length: int, ranked: int, sampled: int) -> Examples | None:
+def users_without_target(
+    corpus: Corpus, part: HeldOutPart, history_length: int, ranked: int, sampled: int, inputs: Sequence[HistoryInput] = ()
+) -> Examples | None:
     """Return the users with a disliked event in the part and no target; None if there are none.
 
     If `sampled` of the `ranked` users with a target are drawn (0 = all), the same share of these users is drawn, at least one.
     """
-    entries = disliked_examples(corpus, part, history_length)
+    entries = disliked_examples(corpus, part, history_length, inputs)
     if entries is None or not 0 < sampled < ranked:
         return entries
     return select_users(entries, max(1, round(len(entries) * sampled / ranked)), f"{part} without target")
@@ -55,7 +58,8 @@ class ValidationFeedback:
     def __init__(self, policy: Policy, corpus: Corpus, experiment: Any, ranked: int, sampled: int, shared: Tensor | None) -> None:
         self.policy, self.corpus, self.shared = policy, corpus, shared
         self.held_out = held_out_items(corpus, "validation")
-        self.without_target = users_without_target(corpus, "validation", experiment.history_length, ranked, sampled)
+        inputs = inputs_of(experiment.policy)
+        self.without_target = users_without_target(corpus, "validation", experiment.history_length, ranked, sampled, inputs)
 
     def pairs(self, users: Sequence[SequenceBatch]) -> dict[str, float]:
         """Return `pairwise_accuracy` by name; empty if no user has a pair."""

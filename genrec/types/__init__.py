@@ -24,6 +24,7 @@ from genrec.types.data import (
 )
 from genrec.types.decoding import CodePolicy, Decoding, DecodingPolicy
 from genrec.types.evaluation import Evaluated, EvaluationMetric, HeldOutItems
+from genrec.types.event_history import EventHistory, HistoryInput, InputSpecification
 from genrec.types.history_states import HistoryStates, HistoryStatesSpecification, HistoryViews, TwoViews
 from genrec.types.items import (
     NO_TEXT,
@@ -134,6 +135,7 @@ __all__ = [
     "Draw",
     "Evaluated",
     "EvaluationMetric",
+    "EventHistory",
     "ExactRecommender",
     "ExampleSource",
     "Feedback",
@@ -143,9 +145,11 @@ __all__ = [
     "FrozenPolicy",
     "GroupLogProbs",
     "HeldOutItems",
+    "HistoryInput",
     "HistoryStates",
     "HistoryStatesSpecification",
     "HistoryViews",
+    "InputSpecification",
     "InteractionQuantizer",
     "ItemEncoder",
     "ItemLoss",

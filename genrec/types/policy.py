@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from genrec.types.event_history import items_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,8 +19,13 @@ class SequenceBatch(NamedTuple):
     """A batch of users, each with a history and the next item."""
 
     user: Tensor  # int64 [B]
-    history: Tensor  # int64 [B, T]  items, oldest first, left-padded with 0
+    history: Tensor  # int64 [B, T]  items, oldest first, left-padded with 0; an `EventHistory` for a policy that asks for inputs
     target: Tensor  # int64 [B]  the item that follows the history
+
+    @property
+    def items(self) -> Tensor:
+        """The items of the histories, int64 [B, T], also of a policy that asks for inputs beside them."""
+        return items_of(self.history)
 
 
 class WindowBatch(NamedTuple):
@@ -27,6 +34,11 @@ class WindowBatch(NamedTuple):
     user: Tensor  # int64 [B]
     history: Tensor  # int64 [B, T]  items, oldest first, left-padded with 0; repeated padding has a 0 between repetitions
     target: Tensor  # int64 [B, T]  the item that follows each place; 0 = not a target
+
+    @property
+    def items(self) -> Tensor:
+        """The items of the windows, int64 [B, T], also of a policy that asks for inputs beside them."""
+        return items_of(self.history)
 
 
 class Ranking(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genrec.model import Tiger, TigerPolicy, cached_decoding, packed_windows, tiger
+from genrec.model import Tiger, TigerPolicy, cached_decoding, packed_windows, tiger_policy
 from genrec.model.tiger_decoding import TigerDecoding
 from genrec.semantic_ids import SemanticIds
 
@@ -58,7 +58,7 @@ def test_packed_windows_equal_padded_windows(history_input: str, training: bool,
     history, targets = windows()
     assert packed_windows.packs(history, targets)
     found = loss_and_gradients(policy, history, targets)
-    monkeypatch.setattr(tiger, "packs", lambda history, targets: False)
+    monkeypatch.setattr(tiger_policy, "packs", lambda history, targets: False)
     expected = loss_and_gradients(policy, history, targets)
     torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(found[1], expected[1], strict=True):

@@ -34,7 +34,7 @@ class History:
         representative = representatives(context.data())
 
         def from_history(rows: SequenceBatch) -> Candidates:
-            newest = rows.history.flip(1)
+            newest = rows.items.flip(1)
             allowed = (newest > 0) & (representative[newest] != representative[rows.target].unsqueeze(1))
             items = torch.cat([rows.target.unsqueeze(1), take_first(newest, allowed, self.size - 1, representative)], 1)
             return Candidates(items, items > 0, items[:, 1] > 0)

@@ -34,7 +34,7 @@ class LeftOutItems:
 
     def __call__(self, rows: SequenceBatch, host: SequenceBatch) -> Tensor | None:
         """Return the items left out for rows on the policy's device, int64 [X, E] (0 = none); `host` are the rows on the CPU."""
-        lists = [] if self.seen else [rows.history]
+        lists = [] if self.seen else [rows.items]
         if self._later is not None:
             lists.append(self._later(host).to(rows.target.device))
         if not lists:

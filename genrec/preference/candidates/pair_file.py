@@ -26,6 +26,7 @@ from genrec.ragged_rows import RaggedRows
 from genrec.store import Signature, file_hash, signature_of
 from genrec.types import Candidates, ObjectiveContext, Proposals, SamplerContext, SequenceBatch
 from genrec.types.data import DISLIKED, NO_USER
+from genrec.types.event_history import in_words, inputs_of
 from genrec.types.specification import check_types
 
 __all__ = ["PairExamples", "PairRow", "Pairs", "read_pairs", "read_trl", "write_trl"]
@@ -70,8 +71,17 @@ class Pairs:
         return (self._path.name,)
 
     def check(self, experiment: Any) -> None:
-        """Raise InputError if the file is missing or has rows that are not of the format."""
+        """Raise InputError if the file is missing or has rows that are not of the format.
+
+        Raises UsageError for a policy that asks for inputs: the histories of a file are items alone.
+        """
         read_pairs(self._path, self.format)
+        asked = () if experiment is None else inputs_of(experiment.policy)  # None: the file alone is checked
+        if asked and getattr(experiment.reward_model, "pairs", None) is not self:  # a reward model reads items alone
+            raise UsageError(
+                f"{experiment.name}: the histories of {type(self).__name__} are items alone, and {type(experiment.policy).__name__} "
+                f"reads {in_words(asked)} beside them; choose a policy that reads items alone, or another proposer"
+            )
 
     def check_one_rejected(self) -> None:
         """Raise InputError if a row has more than one rejected item, for DPO, which compares one pair."""

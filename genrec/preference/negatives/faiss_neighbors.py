@@ -113,11 +113,11 @@ class _PoolSearch:
         """Return the pool of each row, int64 [B, width], 0 where a neighbor is removed."""
         specification, target = self.specification, batch.target.unsqueeze(1)
         of_positive = specification.of == "positive"
-        query = self.unit[batch.target] if of_positive else self._history_vector(batch.history)
+        query = self.unit[batch.target] if of_positive else self._history_vector(batch.items)
         cosine, found = self.index.search(query)
         pool = found + 1
         pool = pool.masked_fill((cosine > self._limit(query, batch.target)) & (pool != target), 0)
-        pool = _drop_item(pool, target) if of_positive else pool.masked_fill((batch.history == 0).all(1, keepdim=True), 0)
+        pool = _drop_item(pool, target) if of_positive else pool.masked_fill((batch.items == 0).all(1, keepdim=True), 0)
         return torch.from_numpy(np.sort(pool[:, specification.skip :].numpy(), 1))  # several times faster than torch on short rows
 
     def _history_vector(self, history: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from genrec.preference.exclusions import Exclusions, on_cpu, take_first
 from genrec.preference.level_checks import check_has_levels
 from genrec.preference.prefix_groups import check_depth
 from genrec.types import Draw, Policy, PrefixPolicy, Refresh, SamplerContext, SequenceBatch
+from genrec.types.event_history import items_of
 from genrec.types.specification import check_types
 
 SEARCH_CHUNK = 256  # histories searched at a time
@@ -131,5 +132,5 @@ class _DrawFromBeams:
         if locked:
             return cast(PrefixPolicy, self.policy).recommend_below(history, target, locked, beams).items
         column = target.unsqueeze(1)
-        excluded = column if self.specification.seen else torch.cat([history, column], 1)
+        excluded = column if self.specification.seen else torch.cat([items_of(history), column], 1)
         return self.policy.recommend(history, beams, excluded).items

@@ -187,7 +187,7 @@ class _FromHistory:
     def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
         cpu_batch = on_cpu(batch)
         randomness = ExampleRandomness(cpu_batch, generator)
-        past = cpu_batch.history.flip(1)[:, : self.recent]  # newest first, so that padding does not shift the random numbers
+        past = cpu_batch.items.flip(1)[:, : self.recent]  # newest first, so that padding does not shift the random numbers
         past = past.masked_fill(repeated(past), 0)  # an item taken twice is not more likely
         past = past.gather(1, randomness.uniform(past.shape[1]).argsort(1))
         allowed = ~self.exclusions.allowing_history(cpu_batch, past)

@@ -135,7 +135,7 @@ class BradleyTerry:
 
         def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
             network.to(items.device)
-            rewards = rate(network, batch.history[:, -self.history_length :].to(items.device), items)
+            rewards = rate(network, batch.items[:, -self.history_length :].to(items.device), items)
             return mask_padding(rewards, items)
 
         return Rating(rate=rate_items)

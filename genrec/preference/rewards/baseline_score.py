@@ -50,7 +50,7 @@ class BaselineScore:
 
         def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
             user = batch.user if self.reads == "user" else torch.full_like(batch.user, -1)
-            inputs = [part.cpu() for part in (user, batch.history, items)]
+            inputs = [part.cpu() for part in (user, batch.items, items)]
             scores = torch.cat([fitted.score_items(*(part[i : i + ROWS] for part in inputs)) for i in range(0, len(items), ROWS)])
             return mask_padding(scores, items)
 

@@ -45,7 +45,7 @@ class Similarity:
         table = DeviceTable(context.vectors)
 
         def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
-            vectors, history = table.on(items.device), batch.history.to(items.device)
+            vectors, history = table.on(items.device), batch.items.to(items.device)
             total = (vectors[history] * (history > 0).unsqueeze(2)).sum(1)  # the sum has the direction of the mean
             candidates = normalize(vectors[items], dim=2)
             return mask_padding(torch.einsum("bd,bmd->bm", normalize(total, dim=1), candidates), items)

@@ -16,6 +16,7 @@ from genrec.preference.rewards.reward_tables import mask_padding
 from genrec.semantic_ids import SemanticIds
 from genrec.store import RESERVED, Artifact
 from genrec.types import Policy, PolicySpecification, Rating, SamplerContext, SequenceBatch
+from genrec.types.event_history import in_words, inputs_of, with_inputs
 from genrec.workspace import store
 
 ROWS = 1024  # rows that are scored at once, which bounds the memory
@@ -40,8 +41,16 @@ class PolicyScore:
             )
 
     def check(self, experiment: Any) -> None:
-        """Raise ArtifactError if the artifact is not in the store, and UsageError if its policy is a plug-in's."""
-        _specification(_sft_of(self._read()))
+        """Raise ArtifactError if the artifact is not in the store, and UsageError if its policy is a plug-in's.
+
+        Raises UsageError if its policy reads more of a history than the one in training, whose inputs alone are gathered.
+        """
+        read, given = inputs_of(_specification(_sft_of(self._read()))), inputs_of(experiment.policy)
+        if not set(read) <= set(given):
+            raise UsageError(
+                f"{experiment.name}: the policy of PolicyScore.artifact {self.artifact} reads {in_words(read)} of a history, and "
+                f"{type(experiment.policy).__name__} has {in_words(given)}; choose a judge that reads no more than this policy"
+            )
 
     def check_data(self, key: str) -> None:
         """Raise UsageError unless the policy was trained on the data artifact with this key."""
@@ -56,13 +65,14 @@ class PolicyScore:
         """Return the rating for one training set; loads the policy."""
         trained = self._read()
         sft = _sft_of(trained)
-        policy = _load(trained, _specification(sft), context.item_count)
+        specification = _specification(sft)
+        policy, inputs = _load(trained, specification, context.item_count), inputs_of(specification)
         length = int(sft.manifest["specification"]["history_length"])
 
         @torch.no_grad()
         def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
             cast(nn.Module, policy).to(items.device)
-            history = batch.history[:, -length:]
+            history = with_inputs(batch.history[:, -length:], inputs)
             parts = [policy.log_prob(history[i : i + ROWS], items[i : i + ROWS]) for i in range(0, len(items), ROWS)]
             return mask_padding(torch.cat(parts).float(), items)
 

@@ -79,7 +79,7 @@ class RatingRecency:
         def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
             user = batch.user.to(items.device).unsqueeze(1)
             seconds, rating, known = events.find(user, items)
-            last_seconds, _, last_known = events.find(user, batch.history[:, -1:].to(items.device))
+            last_seconds, _, last_known = events.find(user, batch.items[:, -1:].to(items.device))
             days = torch.where(last_known, (seconds - last_seconds).abs() / DAY, 0.0)
             phi = torch.where(known & rating.isfinite(), rating * (1 + days) ** -self.decay, self.default)
             return mask_padding(phi.float(), items)

@@ -1,0 +1,71 @@
+"""The inputs of histories beside the items, for policies that ask for them: see `genrec.types.EventHistory`.
+
+A user is read as a hash of the id in the data set, so that it does not depend on the process, on the order of the rows, on the
+filters or on the other users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec.data.corpus import Corpus
+from genrec.data.feedback_targets import KeptEvents
+from genrec.errors import InputError
+from genrec.types import EventHistory, HistoryInput
+from genrec.types.event_history import as_tensor
+
+
+class EventInputs(NamedTuple):
+    """The inputs of all users and of all events that stand in histories; None where a policy does not ask for them."""
+
+    user: Tensor | None  # int64 [U]  `user_hash` of each user; entry u is user u + 1
+    time: Tensor | None  # int64 [K]  seconds since 1970, of the events in the order of the items that histories are gathered from
+    rating: Tensor | None  # float32 [K]  NaN where missing
+
+    def beside(self, items: Tensor, user: Tensor, position: Tensor) -> Tensor:
+        """Return the `EventHistory` of items int64 [B, T] of users int64 [B], from positions int64 [B, T] of their events.
+
+        Places without an item (0) have no inputs, whatever their position.
+        """
+        empty = items == 0
+        history = EventHistory(
+            items,
+            None if self.user is None else self.user[user - 1],
+            None if self.time is None else self.time[position].masked_fill(empty, 0),
+            None if self.rating is None else self.rating[position].masked_fill(empty, torch.nan),
+        )
+        return as_tensor(history)
+
+
+def event_inputs(corpus: Corpus, inputs: Sequence[HistoryInput], kept: KeptEvents | None) -> EventInputs | None:
+    """Return the inputs that a policy asks for; None without any. `kept` are the events of histories (None: all).
+
+    Raises InputError if ratings are asked for and the data set has none.
+    """
+    if not inputs:
+        return None
+    if "rating" in inputs and corpus.rating is None:
+        raise InputError(f"the policy reads ratings of events, and the data in {corpus.folder} have none; use a source with ratings")
+    chosen = None if kept is None else kept.before.diff() > 0  # bool [E]
+
+    def of_events(values: Tensor) -> Tensor:
+        return values if chosen is None else values[chosen]
+
+    rating = None if "rating" not in inputs or corpus.rating is None else torch.from_numpy(np.array(corpus.rating, dtype=np.float32))
+    return EventInputs(
+        torch.tensor([user_hash(str(each)) for each in corpus.user_ids], dtype=torch.int64) if "user" in inputs else None,
+        of_events(torch.from_numpy(corpus.time)) if "time" in inputs else None,
+        None if rating is None else of_events(rating),
+    )
+
+
+def user_hash(user_id: str) -> int:
+    """Return a number of a user's id, 0 .. 2^63 - 1, that is the same in every process and data set."""
+    digest = blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
