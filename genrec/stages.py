@@ -18,7 +18,7 @@ from torch import nn
 from genrec import process_group
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
-from genrec.data.event_inputs import event_inputs
+from genrec.data.event_inputs import check_recorded
 from genrec.data.examples import CorpusExamples, examples
 from genrec.embeddings.vector_checks import check_vectors
 from genrec.evaluation_stage import build_evaluate
@@ -70,7 +70,9 @@ def check_components(experiment: Experiment, data: Path) -> None:
     num_items = Corpus.load(data).item_count if checked else 0
     for component in checked:
         component.check_catalog(num_items)
-    event_inputs(Corpus.load(data), inputs_of(experiment.policy), None)
+    if inputs := inputs_of(experiment.policy):
+        policy = f"{experiment.name}: {type(experiment.policy).__name__}"
+        check_recorded(Corpus.load(data), inputs, policy, repr(experiment.source))
     for reader in components(experiment):
         if isinstance(reader, CheckedData) and not isinstance(reader, type):
             reader.check_data(data.name)

@@ -46,12 +46,11 @@ class EventInputs(NamedTuple):
 def event_inputs(corpus: Corpus, inputs: Sequence[HistoryInput], kept: KeptEvents | None) -> EventInputs | None:
     """Return the inputs that a policy asks for; None without any. `kept` are the events of histories (None: all).
 
-    Raises InputError if ratings are asked for and the data set has none.
+    Raises InputError if the data set has no ratings or no times and they are asked for.
     """
     if not inputs:
         return None
-    if "rating" in inputs and corpus.rating is None:
-        raise InputError(f"the policy reads ratings of events, and the data in {corpus.folder} have none; use a source with ratings")
+    check_recorded(corpus, inputs)
     chosen = None if kept is None else kept.before.diff() > 0  # bool [E]
 
     def of_events(values: Tensor) -> Tensor:
@@ -63,6 +62,23 @@ def event_inputs(corpus: Corpus, inputs: Sequence[HistoryInput], kept: KeptEvent
         of_events(torch.from_numpy(corpus.time)) if "time" in inputs else None,
         None if rating is None else of_events(rating),
     )
+
+
+def check_recorded(corpus: Corpus, inputs: Sequence[HistoryInput], reader: str = "the policy", data: str | None = None) -> None:
+    """Raise InputError if the data set has no ratings or no times and the policy asks for them.
+
+    `reader` and `data` name the policy and the data in the message.
+    """
+    found = f"the data of {data or corpus.folder}"
+    if "rating" in inputs and (corpus.rating is None or np.isnan(corpus.rating).all()):
+        raise InputError(f"{reader} reads ratings of events, and {found} have none; {_next_step('rating')}")
+    if "time" in inputs and corpus.statistics["times_are_row_numbers"]:
+        raise InputError(f"{reader} reads times of events, and {found} have none, only an order of rows; {_next_step('time')}")
+
+
+def _next_step(name: str) -> str:
+    """Return what to do about a column that the data lack."""
+    return f"name the column of {name}s in the source, or take a policy that reads none, such as Tiger or Gpt by default"
 
 
 def user_hash(user_id: str) -> int:

@@ -15,6 +15,7 @@ has is without effect. Nothing depends on where a history starts: padding and th
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Protocol
 
 import torch
@@ -50,11 +51,14 @@ class InputFields(Protocol):
 def check_inputs(specification: InputFields, path: str) -> None:
     """Raise UsageError for fields that are no numbers of tokens and buckets, or ratings that do not ascend."""
     check_at_least(specification, path, 0, "user_tokens", "time_buckets")
-    ratings = tuple(specification.ratings)
-    if any(not isinstance(each, int | float) or each != each or abs(each) == float("inf") for each in ratings):
-        raise UsageError(f"{path}.ratings must be finite numbers, got {ratings!r}")
-    if any(low >= high for low, high in itertools.pairwise(ratings)):
-        raise UsageError(f"{path}.ratings must ascend, such as (1, 2, 3, 4, 5), got {ratings!r}")
+    if specification.user_tokens == 1:
+        raise UsageError(f"{path}.user_tokens must be 0 or at least 2, got 1: one token of all users tells nothing")
+    ratings: object = specification.ratings
+    are_numbers = isinstance(ratings, tuple | list) and all(
+        isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in ratings
+    )
+    if not are_numbers or any(low >= high for low, high in itertools.pairwise(specification.ratings)):
+        raise UsageError(f"{path}.ratings must be finite numbers that ascend, such as (1, 2, 3, 4, 5), got {ratings!r}")
 
 
 def chosen_inputs(specification: InputFields) -> tuple[HistoryInput, ...]:

@@ -25,6 +25,7 @@ from genrec.id_matching import Ids, likely_cause
 from genrec.serving.catalog_items import MAX_COMPARED
 from genrec.serving.item_recommender import History, ItemRecommender
 from genrec.types import Baseline
+from genrec.types.event_history import in_words
 
 Before = Literal["validation", "test"]  # the part before which the histories of users end
 NEEDS_ITEM = "a trained policy needs at least one; give a history, or recommend from a popularity row"
@@ -165,7 +166,10 @@ class TrainedRow:
             ids = self.user_data.user_ids
             near = difflib.get_close_matches(user, ids[:MAX_COMPARED].tolist(), 1)
             cause = likely_cause(Ids("you", [user]), Ids("the data", ids.tolist()))
-            hint = cause or (f"the nearest id is {near[0]!r}" if near else "give the items of the user as a history instead")
+            other = "give the items of the user as a history instead"
+            if self.items.inputs:
+                other = f"its policy reads {in_words(self.items.inputs)} of a user's events, so that only these users get lists"
+            hint = cause or (f"the nearest id is {near[0]!r}" if near else other)
             raise InputError(f"{self.name} has no user {user!r} among the {counted(len(ids), 'user')} that its data keep; {hint}")
         return found
 

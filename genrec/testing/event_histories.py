@@ -15,7 +15,7 @@ from genrec.testing.specification_checks import ContractError
 from genrec.types import EventHistory, Policy
 from genrec.types.event_history import HISTORY_INPUTS, HistoryInput, as_tensor, in_words, inputs_of, items_of
 
-LONGEST_GAP = 10**6  # seconds between two events
+LONGEST_GAP = 20  # base-2 logarithm of the seconds between two events
 NOISE = 0.1  # standard deviation of what is added to weights, so that inputs with weights of 0 have an effect
 
 
@@ -32,7 +32,8 @@ def with_random_inputs(items: Tensor, inputs: tuple[HistoryInput, ...], seed: in
     if not inputs:
         return items
     generator, empty = torch.Generator().manual_seed(seed), items == 0
-    time = torch.randint(1, LONGEST_GAP, items.shape, generator=generator).cumsum(1) + 10**9
+    gap = 2 ** (LONGEST_GAP * torch.rand(items.shape, generator=generator))  # as many short ones as long ones, some of no seconds
+    time = gap.masked_fill(torch.rand(items.shape, generator=generator) < 0.2, 0).long().cumsum(1) + 10**9
     rating = torch.randint(1, 6, items.shape, generator=generator).float()
     rating = rating.masked_fill(torch.rand(items.shape, generator=generator) < 0.2, torch.nan)
     user = torch.randint(0, 2**62, (len(items),), generator=generator)
@@ -75,13 +76,16 @@ def check_inputs(name: str, history: Tensor, levels: Callable[[Tensor], Tensor])
     if not isinstance(history, EventHistory):
         return
     other, before = cast("EventHistory", with_random_inputs(history.items, history.inputs, seed=3)), levels(as_tensor(history))
+    unread = []
     for each in history.inputs:
         changed = levels(as_tensor(replace(history, **{each: getattr(other, each)})))
         if not bool((changed[:, 1:] != before[:, 1:]).any()):
-            raise ContractError(
-                f"{name}: history_inputs() asks for {each}, and the log-probabilities are the same for other values of it; read "
-                f"history.{each}, or leave it out of history_inputs()"
-            )
+            unread.append(each)
+    if unread:
+        raise ContractError(
+            f"{name}: history_inputs() asks for {in_words(unread)}, and the log-probabilities are the same for other values; read "
+            f"{' and '.join(f'history.{each}' for each in unread)}, or leave the names out of history_inputs()"
+        )
     try:
         levels(history.items)
     except Exception:

@@ -130,7 +130,7 @@ def test_a_larger_catalog_keeps_the_inputs() -> None:
     [
         (lambda: Tiger(user_tokens=-1), "policy.user_tokens must be at least 0"),
         (lambda: Gpt(time_buckets=-1), "policy.time_buckets must be at least 0"),
-        (lambda: Tiger(ratings=(1, 1)), r"policy.ratings must ascend, such as \(1, 2, 3, 4, 5\), got \(1, 1\)"),
+        (lambda: Tiger(ratings=(1, 1)), r"policy.ratings must be finite numbers that ascend, such as \(1, 2, 3, 4, 5\), got \(1, 1\)"),
         (lambda: Tiger(ratings=(NAN,)), "policy.ratings must be finite numbers"),
         (lambda: Liger(tiger=Tiger(user_tokens=2_000)), "Liger reads the items of a history alone, and policy.tiger reads user"),
     ],
@@ -202,3 +202,19 @@ def test_an_own_policy_may_ask() -> None:
 def test_a_policy_that_drops_an_input_is_found(broken: Any, message: str) -> None:
     with pytest.raises(ContractError, match=message):
         check_policy(broken)
+
+
+@pytest.mark.parametrize("ratings", [True, 5, "12345", (True, 2), (2, 1), (1, float("nan")), (1, float("inf"))])
+def test_ratings_that_do_not_ascend_are_refused(ratings: Any) -> None:
+    with pytest.raises(UsageError, match=r"^policy\.ratings must be finite numbers that ascend, such as \(1, 2, 3, 4, 5\), got "):
+        Gpt(ratings=ratings)
+
+
+def test_one_token_of_all_users_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"policy\.user_tokens must be 0 or at least 2, got 1"):
+        Gpt(user_tokens=1)
+
+
+@pytest.mark.parametrize("time_buckets", [2, 8])
+def test_few_buckets_of_times_are_found_to_be_read(time_buckets: int) -> None:
+    check_policy(Gpt(d_model=16, d_ff=16, num_heads=2, d_kv=8, num_layers=1, time_buckets=time_buckets))

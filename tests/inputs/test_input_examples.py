@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pandas import DataFrame
+from worlds import cyclic
 
+from genrec import pipeline
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.event_inputs import user_hash
 from genrec.data.examples import CorpusExamples, examples
+from genrec.data.sources import Frames
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError
+from genrec.model import Tiger
 from genrec.types import RawTables
 
 INPUTS: Any = ("user", "time", "rating")
@@ -108,9 +113,26 @@ def test_the_hash_of_a_user_depends_on_the_id_alone() -> None:
         assert found["b"] == user_hash("b")
 
 
-def test_ratings_that_are_not_there_are_refused() -> None:
-    with pytest.raises(InputError, match=r"reads ratings of events, and the data in .* have none"):
-        examples(corpus(*EVENTS, ratings=False), "test", 3, inputs=("rating",))
+def test_ratings_and_times_that_are_not_there_are_refused() -> None:
+    """A column without a value is no column; without times, events have the numbers of their rows, which are no seconds."""
+    unrated = [(*row[:3], None) for row in EVENTS]
+    untimed = [(*row[:2], number, row[3]) for number, row in enumerate(EVENTS)]
+    for data in (corpus(*EVENTS, ratings=False), corpus(*unrated)):
+        with pytest.raises(InputError, match=r"the policy reads ratings of events, and the data of .* have none; name the column of"):
+            examples(data, "test", 3, inputs=("rating",))
+    with pytest.raises(
+        InputError, match=r"reads times of events, and the data of .* have none, only an order of rows; name the column"
+    ):
+        examples(corpus(*untimed), "test", 3, inputs=("time",))
+
+
+def test_the_refusal_names_the_experiment_the_policy_and_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    DataFrame(EVENTS, columns=["user", "item", "time", "rating"])[["user", "item", "time"]].to_csv(tmp_path / "mine.csv", index=False)
+    source = Frames(str(tmp_path / "mine.csv"))
+    row = replace(cyclic(), name="mine", source=source, split=LeaveOneOut(core=0), policy=Tiger(ratings=(1, 2, 3, 4, 5)))
+    with pytest.raises(InputError, match=r"^mine: Tiger reads ratings of events, and the data of Frames\(.*mine\.csv"):
+        pipeline.run(row)
 
 
 def test_without_inputs_a_history_is_a_tensor(tmp_path: Path) -> None:
