@@ -67,12 +67,12 @@ def build_data(experiment: Experiment, parents: Parents, folder: Path) -> None:
 def check_components(experiment: Experiment, data: Path) -> None:
     """Raise if a component cannot work with the number of items or with these data. `data` is the folder of the data artifact."""
     checked = [each for each in components(experiment) if isinstance(each, CheckedCatalog) and not isinstance(each, type)]
-    num_items = Corpus.load(data).item_count if checked else 0
-    for component in checked:
-        component.check_catalog(num_items)
-    if inputs := inputs_of(experiment.policy):
-        policy = f"{experiment.name}: {type(experiment.policy).__name__}"
-        check_recorded(Corpus.load(data), inputs, policy, repr(experiment.source))
+    inputs = inputs_of(experiment.policy)
+    if checked or inputs:
+        corpus = Corpus.load(data)
+        for component in checked:
+            component.check_catalog(corpus.item_count)
+        check_recorded(corpus, inputs, f"{experiment.name}: {type(experiment.policy).__name__}", repr(experiment.source))
     for reader in components(experiment):
         if isinstance(reader, CheckedData) and not isinstance(reader, type):
             reader.check_data(data.name)

@@ -95,7 +95,8 @@ class ItemRecommender(NamedTuple):
         if not self.inputs:
             return _padded([each.items[-self.history_length :] for each in histories])
         read = [cast(Tensor, each.events)[:, -self.history_length :] for each in histories]
-        return joined_rows([padded(each, max(1, *(each.shape[1] for each in read))) for each in read])
+        width = max(1, *(each.shape[1] for each in read))
+        return joined_rows([padded(each, width) for each in read])
 
     def table(self, history: History, n: int) -> DataFrame:
         """Return the list of one history: position, item_id, title, score, semantic_id with a tokenizer, cold.
