@@ -1,6 +1,7 @@
 """MovieLens-100K and MovieLens-1M: SFT, SFT on liked events, continued SFT, and preferences with and without ratings.
 
     genrec run experiments/movielens_tables.py:movielens_100k        # RPG and TIGER, all rows, five seeds
+    genrec run experiments/movielens_tables.py:movielens_100k_rpg    # its rows without TIGER
     genrec run experiments/movielens_tables.py:movielens_100k_last   # the last ten events held out, with metrics of preference
     genrec run experiments/movielens_tables.py:movielens_1m          # RPG, eight trained rows, three seeds
     genrec run experiments/movielens_tables.py:movielens_1m_last     # the last ten events held out, with metrics of preference
@@ -143,10 +144,20 @@ def both(rows: list[Experiment]) -> list[Experiment]:
 
 def movielens_100k() -> list[Experiment]:
     """Return all rows on MovieLens-100K: baselines, then RPG, then TIGER; five seeds each."""
-    own, small = rpg(), tiger()
+    small = tiger()
     names = [name for name in headline.objectives(ITEMS, STEPS) | _with_ratings() if name not in ("sdpo-1000", "sdpo-catalog")]
-    policy_rows = [*trained(own, STEPS), *headline.longer(own, STEPS), *tiger_rows(small, names), *headline.longer(small, STEPS)]
-    return both([*headline.untrained(own), *seeds([sasrec(own), *policy_rows])])
+    return both([*rpg_rows(), *seeds([*tiger_rows(small, names), *headline.longer(small, STEPS)])])
+
+
+def movielens_100k_rpg() -> list[Experiment]:
+    """Return the baselines and the rows of RPG on MovieLens-100K, five seeds each."""
+    return both(rpg_rows())
+
+
+def rpg_rows() -> list[Experiment]:
+    """Return baselines, SASRec and RPG on MovieLens-100K."""
+    own = rpg()
+    return [*headline.untrained(own), *seeds([sasrec(own), *trained(own, STEPS), *headline.longer(own, STEPS)])]
 
 
 def tiger_rows(base: Experiment, names: list[str]) -> list[Experiment]:
