@@ -3,6 +3,7 @@
     genrec run experiments/parallel.py:sft        # one seed of supervised fine-tuning
     genrec run experiments/parallel.py:beauty     # SFT, the control and on-policy S-DPO, five seeds each, beside the baselines
     genrec run experiments/parallel.py:more_digits  # 32 digits, with and without item embeddings
+    genrec run experiments/parallel.py:repeats      # with a learned score for items of the history, beside SASRec with the same
     genrec run experiments/parallel.py:variants   # what digits, item embeddings, codes and the likelihood are worth
 
 `--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Semantic IDs are 16 digits of product
@@ -12,6 +13,10 @@ digits.
 Named before any run of these rows: the primary endpoint of `beauty` is NDCG@10 on test, seen items kept, of `gated` against
 `continued`, which takes the same steps on the same batches (the recipe of experiments/on_policy.py). `variants` are compared on
 validation.
+
+Endpoints of `repeats`, named before any of its rows was run: NDCG@10 on test, seen items kept, of `beauty-rpg-repeat-sft` against
+`beauty-rpg-sft`, and against SASRec with the same score (Holm over the two). No test item of Beauty is in its user's history, so a
+policy that learns this from training events may come near to the ranking with seen items filtered.
 
 The recipe of `sft` follows seven runs of 8 to 30 epochs, seed 0, by NDCG@10 of all users on validation; its dropout and length are
 beyond them. See experiments/results/parallel.md, which also has one seed of an earlier recipe without item embeddings
@@ -24,13 +29,14 @@ epochs of `continued` or `gated` take a few minutes.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import amazon
 import on_policy
 
 from genrec.baselines import SampledSoftmax
 from genrec.embeddings import Collaborative, Concatenated, TfidfSvd
-from genrec.experiment import SFT, Experiment, Optimization, Tokenize, Validation
+from genrec.experiment import SFT, Experiment, Optimization, Tokenize, Validation, seeds
 from genrec.model import RPG
 from genrec.tokenizer import ProductQuantizer, RandomCodes, RQKMeans
 from genrec.types import ItemEncoder, Quantizer
@@ -100,6 +106,23 @@ def more_digits() -> list[Experiment]:
 def plain_digits() -> Experiment:
     """Return RPG with 32 digits without item embeddings, with dropout 0.2 and 24 epochs."""
     return replace(trained(24, RPG(dropout=0.2)), name="beauty-rpg-32-digits-only-sft", tokenize=digits(32).tokenize)
+
+
+def repeat_sft() -> Experiment:
+    """Return `sft` with a learned score for the items of the history, which the likelihood of training moves."""
+    return with_repeat_score(sft())
+
+
+def repeats() -> list[Experiment]:
+    """Return RPG and SASRec, each with and without a learned score for the items of the history; five seeds."""
+    item_policy = amazon.sasrec()
+    return seeds([sft(), repeat_sft(), item_policy, with_repeat_score(item_policy)])
+
+
+def with_repeat_score(base: Experiment) -> Experiment:
+    """Return a row with a learned score for the items of the history."""
+    policy: Any = base.policy
+    return replace(base, name=f"{base.name.removesuffix('-sft')}-repeat-sft", policy=replace(policy, repeat_score=True))
 
 
 def digits(num_levels: int) -> Experiment:

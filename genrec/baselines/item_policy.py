@@ -13,7 +13,8 @@ product of a state and the item's weights. `SASRec` and `GRU4Rec` use these func
         def level_log_prob(self, history, items):
             return item_policy.level_log_prob(self, history, items)
 
-The other methods are one call each too.
+The other methods are one call each too. A policy with a `genrec.repeat_score.RepeatScore` in its attribute `repeat_score` adds it to
+the scores of the items of the history.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
 from genrec.errors import UsageError
-from genrec.item_rows import keys, ranking
+from genrec.item_rows import keys, last_places, ranking
+from genrec.repeat_score import RepeatScore, items_so_far
 from genrec.row_chunks import in_chunks
 from genrec.sampled_item_loss import mean_item_loss
 from genrec.semantic_ids import SemanticIds
@@ -52,10 +54,12 @@ def check_experiment(name: str, experiment: Any) -> None:
         raise UsageError(f"{experiment.name}: {name} scores items, not Semantic IDs; set tokenize=None (--tokenize None)")
 
 
-def check_loss(loss: object) -> None:
-    """Raise UsageError unless a policy's field `loss` is None or an `ItemLoss`."""
+def check_loss(loss: object, repeat_score: bool = False) -> None:
+    """Raise UsageError unless a policy's field `loss` is None or an `ItemLoss`, and None with a repeat score."""
     if loss is not None and not isinstance(loss, ItemLoss):
         raise UsageError(f"policy.loss must be None (softmax over all items), GBCE(...) or SampledSoftmax(...), got {loss!r}")
+    if repeat_score and loss is not None:
+        raise UsageError("policy.repeat_score is learned by the softmax over all items; set policy.loss None")
 
 
 def catalog_size(name: str, semantic_ids: SemanticIds) -> int:
@@ -82,16 +86,17 @@ def place_level_log_prob(policy: CausalItemPolicy, history: Tensor, places: Tens
     Places are scored in chunks of at most MAX_LOGITS logits.
     """
 
-    def log_prob(states: Tensor, items: Tensor) -> Tensor:
-        return _logits(policy, states).log_softmax(-1).gather(1, (items - 1).clamp(min=0))
+    def log_prob(states: Tensor, items: Tensor, *seen: Tensor) -> Tensor:
+        return _logits(policy, states, *seen).log_softmax(-1).gather(1, (items - 1).clamp(min=0))
 
-    scores = in_chunks(log_prob, MAX_LOGITS // len(policy.output_weights()), _states(policy, history, places), items)
+    states, seen = _states(policy, history, places), _seen(policy, history, places)
+    scores = in_chunks(log_prob, MAX_LOGITS // len(policy.output_weights()), states, items, *seen)
     return scores.masked_fill(items == 0, -torch.inf).unsqueeze(-1)
 
 
 def catalog_log_prob(policy: CausalItemPolicy, history: Tensor, places: Tensor) -> Tensor:
     """Score all items after places int64 [X, 2] of histories int64 [B, T]: float32 [X, N]; see `genrec.types.CatalogPolicy`."""
-    return _logits(policy, _states(policy, history, places)).log_softmax(-1)
+    return _logits(policy, _states(policy, history, places), *_seen(policy, history, places)).log_softmax(-1)
 
 
 def sequence_log_prob(policy: CausalItemPolicy, history: Tensor, targets: Tensor) -> Tensor:
@@ -102,10 +107,11 @@ def sequence_log_prob(policy: CausalItemPolicy, history: Tensor, targets: Tensor
     has_target = targets > 0
     states, scored = policy.encode(history)[has_target], targets[has_target]
 
-    def log_prob(states: Tensor, targets: Tensor) -> Tensor:
-        return -nn.functional.cross_entropy(_logits(policy, states), targets - 1, reduction="none")
+    def log_prob(states: Tensor, targets: Tensor, *seen: Tensor) -> Tensor:
+        return -nn.functional.cross_entropy(_logits(policy, states, *seen), targets - 1, reduction="none")
 
-    log_probs = in_chunks(log_prob, MAX_LOGITS // len(policy.output_weights()), states, scored)
+    seen = _seen(policy, history, has_target.nonzero())
+    log_probs = in_chunks(log_prob, MAX_LOGITS // len(policy.output_weights()), states, scored, *seen)
     empty = log_probs.new_full(targets.shape, -torch.inf)
     return empty.masked_scatter(has_target, log_probs).unsqueeze(-1)
 
@@ -149,9 +155,10 @@ def rank_all(scores: Tensor, n: int) -> Ranking:
     return ranking(keys(scores, torch.arange(scores.shape[1], device=scores.device)), n, scores.isnan().any(1))
 
 
-def _logits(policy: CausalItemPolicy, states: Tensor) -> Tensor:
-    """Return the scores of items 1..N, float32 [C, N], of states float32 [C, D]."""
-    return (states @ policy.output_weights()[1:].T).float()
+def _logits(policy: CausalItemPolicy, states: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Return the scores of items 1..N, float32 [C, N], of states float32 [C, D] after items int64 [C, T] of the history."""
+    scores, repeat_score = (states @ policy.output_weights()[1:].T).float(), _repeat_score(policy)
+    return scores if repeat_score is None or seen is None else repeat_score.added(scores, seen)
 
 
 def _states(policy: CausalItemPolicy, history: Tensor, places: Tensor) -> Tensor:
@@ -160,6 +167,17 @@ def _states(policy: CausalItemPolicy, history: Tensor, places: Tensor) -> Tensor
     return policy.encode(history)[row, place]
 
 
+def _repeat_score(policy: CausalItemPolicy) -> RepeatScore | None:
+    """Return the policy's learned score of items of the history, None without one."""
+    found = getattr(policy, "repeat_score", None)
+    return found if isinstance(found, RepeatScore) else None
+
+
+def _seen(policy: CausalItemPolicy, history: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+    """Return the items of histories up to each place, int64 [X, T], if the policy has a repeat score, and nothing otherwise."""
+    return () if _repeat_score(policy) is None else (items_so_far(history, places),)
+
+
 def _log_prob(policy: CausalItemPolicy, history: Tensor) -> Tensor:
     """Return log p of items 1..N after the last place, float32 [B, N]."""
-    return _logits(policy, policy.encode(history)[:, -1]).log_softmax(-1)
+    return _logits(policy, policy.encode(history)[:, -1], *_seen(policy, history, last_places(history))).log_softmax(-1)

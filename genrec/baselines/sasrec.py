@@ -10,6 +10,7 @@ Source: W.-C. Kang and J. McAuley, "Self-Attentive Sequential Recommendation" (2
 - A block is x + f(norm(x)), and its keys and values are normalized too (the authors' code normalizes only the queries).
 - An item's position is the number of items before it in the history (paper: its place in a padded sequence of fixed length), so that
   the score after a prefix depends neither on padding nor on later items.
+- With `repeat_score` the items of the history get a learned score more (see `genrec.repeat_score`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from genrec.baselines import item_policy
 from genrec.errors import UsageError
+from genrec.repeat_score import RepeatScore
 from genrec.semantic_ids import SemanticIds
 from genrec.store import NEW_IN_KEY
 from genrec.types import ItemLoss, Ranking
@@ -43,13 +45,14 @@ class SASRec:
     dropout: float = 0.2  # rate for embeddings, attention weights and both branches of a block, in [0, 1)
     max_positions: int = 50  # learned positions, the length of the longest history
     loss: ItemLoss | None = field(default=None, metadata=NEW_IN_KEY)  # of SFT; None: softmax over all items
+    repeat_score: bool = field(default=False, metadata=NEW_IN_KEY)  # a learned score for items of the history; needs loss None
 
     def __post_init__(self) -> None:
         check_at_least(self, "policy", 1, "d_model", "d_ff", "num_layers", "num_heads", "max_positions")
         if self.d_model % self.num_heads:
             raise UsageError(f"policy.num_heads must divide policy.d_model, got {self.num_heads} and {self.d_model}")
         check_dropout(self.dropout, "policy")
-        item_policy.check_loss(self.loss)
+        item_policy.check_loss(self.loss, self.repeat_score)
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError unless the experiment has no tokenizer and its longest history fits the learned positions."""
@@ -104,6 +107,7 @@ class SASRecPolicy(nn.Module):
         self.blocks = nn.ModuleList(Block(specification) for _ in range(specification.num_layers))
         self.norm = nn.LayerNorm(specification.d_model)
         self.dropout = nn.Dropout(specification.dropout)
+        self.repeat_score = RepeatScore() if specification.repeat_score else None
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)

@@ -21,27 +21,31 @@ Source: Y. Hou et al., "Generating Long Semantic IDs in Parallel for Recommendat
 - The heads have no bias.
 - The layers are those of `Gpt` (T5's, with relative positions) instead of GPT-2's, so that scores depend on no padding and a history
   may have any length. Item vectors are scaled by the square root of the width.
+- With `repeat_score` the items of the history get a learned score more (see `genrec.repeat_score`).
 - Ranking is exact, in blocks of items (paper: a search on a graph of items, for very large catalogs).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from genrec.errors import UsageError, given
+from genrec.item_rows import last_places
 from genrec.model.catalog_extension import extend_policy
 from genrec.model.catalog_ranking import best_of_blocks
 from genrec.model.digit_policy import DigitPolicy
 from genrec.model.digit_sums import block_scores, log_sum_exp
 from genrec.model.parallel_network import MAX_SCORES, TABLES, ParallelNetwork
+from genrec.repeat_score import RepeatScore, items_so_far
 from genrec.row_chunks import in_chunks
 from genrec.sampled_item_loss import mean_item_loss
 from genrec.semantic_ids import SemanticIds
+from genrec.store import NEW_IN_KEY
 from genrec.types import ItemLoss, Ranking
 from genrec.types.specification import check_at_least, check_dropout, check_types
 
@@ -62,6 +66,7 @@ class RPG:
     item_embedding: bool = False  # an embedding per item beside those of its digits, in input and output; needs "catalog"
     recency_positions: int = 50  # distances in items with an attention bias each, larger ones share the last
     loss: ItemLoss | None = None  # of SFT, with sampled negatives, such as SampledSoftmax(); needs "catalog"; None: the likelihood
+    repeat_score: bool = field(default=False, metadata=NEW_IN_KEY)  # a learned score for items of the history; needs "catalog"
 
     def __post_init__(self) -> None:
         check_types(self, "policy")
@@ -73,12 +78,14 @@ class RPG:
             raise UsageError(f"policy.temperature must be above 0 and finite, got {self.temperature}")
         if self.loss is not None and (isinstance(self.loss, type) or not isinstance(self.loss, ItemLoss)):
             raise UsageError(f"policy.loss must be None (the likelihood), GBCE(...) or SampledSoftmax(...), got {given(self.loss)}")
-        for name in ("item_embedding", "loss"):
+        for name in ("item_embedding", "loss", "repeat_score"):
             if self.normalization == "digits" and getattr(self, name):
                 raise UsageError(
                     f"policy.{name} scores whole items, but policy.normalization 'digits' is a likelihood of digits; set "
                     "normalization catalog"
                 )
+        if self.repeat_score and self.loss is not None:
+            raise UsageError("policy.repeat_score is learned by the softmax over the catalog; set policy.loss None")
 
     def scores_whole_items(self) -> bool:
         """Return whether the policy scores an item as one code; see `genrec.types.WholeItemSpecification`."""
@@ -118,10 +125,11 @@ class ParallelPolicy(nn.Module):
         super().__init__()
         self.specification, self.semantic_ids = specification, semantic_ids
         self.network = ParallelNetwork(specification, semantic_ids)
+        self.repeat_score = RepeatScore() if specification.repeat_score else None
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; -inf for candidate 0."""
-        return self._log_prob(self.network.encode(history, 1)[:, -1], items).unsqueeze(-1)
+        return self._log_prob(self.network.encode(history, 1)[:, -1], items, self._seen(history)).unsqueeze(-1)
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return `level_log_prob`, since its softmax is over real items."""
@@ -134,13 +142,14 @@ class ParallelPolicy(nn.Module):
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score the target after every place: int64 [B, T] both (0 = none) -> float32 [B, T, 1]; see `SequencePolicy`."""
         has_target = targets > 0
-        log_probs = self._log_prob(self.network.encode(history)[has_target], targets[has_target].unsqueeze(1))
+        states, seen = self.network.encode(history)[has_target], self._seen(history, has_target.nonzero())
+        log_probs = self._log_prob(states, targets[has_target].unsqueeze(1), seen)
         empty = log_probs.new_full(targets.shape, -torch.inf)
         return empty.masked_scatter(has_target, log_probs).unsqueeze(-1)
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories: float32 [X, M, 1]; see `WindowPolicy`."""
-        return self._log_prob(self.network.states_after(history, places), items).unsqueeze(-1)
+        return self._log_prob(self.network.states_after(history, places), items, self._seen(history, places)).unsqueeze(-1)
 
     def constrained_place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Return `place_level_log_prob`, since its softmax is over real items."""
@@ -150,7 +159,10 @@ class ParallelPolicy(nn.Module):
         """Return log p of all items after places int64 [X, 2] of histories: float32 [X, N]; see `genrec.types.CatalogPolicy`."""
         scores, states = self.network.scores(self.network.states_after(history, places))
         catalog = self.network.catalog()
-        return torch.cat([block_scores(scores, states, catalog, block) for block in catalog.blocks], 1).log_softmax(1)
+        totals = torch.cat([block_scores(scores, states, catalog, block) for block in catalog.blocks], 1)
+        if self.repeat_score is not None:
+            totals = self.repeat_score.added(totals, items_so_far(history, places))
+        return totals.log_softmax(1)
 
     def sequence_loss(self, history: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor | None:
         """Return the loss of the specification, a scalar; None without one. See `genrec.types.LossPolicy`."""
@@ -180,12 +192,14 @@ class ParallelPolicy(nn.Module):
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best of all items; see `genrec.types.Recommender`. Memory holds the scores of one block of items."""
         scores, states = self.network.scores(self.network.encode(history, 1)[:, -1])
-        catalog = self.network.catalog()
+        catalog, seen = self.network.catalog(), self._seen(history)
         totals = [scores.new_full((len(scores),), -torch.inf)]
 
         def blocks() -> Iterator[tuple[int, Tensor]]:
             for block in catalog.blocks:
                 sums = block_scores(scores, states, catalog, block)
+                if self.repeat_score is not None and seen is not None:
+                    sums = self.repeat_score.added(sums, seen, block.first)
                 totals.append(torch.logaddexp(totals.pop(), sums.logsumexp(1)))
                 yield block.first, sums
 
@@ -206,13 +220,27 @@ class ParallelPolicy(nn.Module):
             raise UsageError("a policy with policy.item_embedding cannot be extended: later items have no embedding; train it again")
         return extend_policy(self, self.semantic_ids, semantic_ids, lambda ids: ParallelPolicy(self.specification, ids), TABLES)
 
-    def _log_prob(self, states: Tensor, items: Tensor) -> Tensor:
-        """Return the log-probabilities of items int64 [X, M] after states float32 [X, D]: float32 [X, M], -inf for item 0."""
+    def _seen(self, history: Tensor, places: Tensor | None = None) -> Tensor | None:
+        """Return `items_so_far` of each place, or of the last one, int64 [X, T]; None without a repeat score."""
+        if self.repeat_score is None:
+            return None
+        return items_so_far(history, last_places(history) if places is None else places)
+
+    def _log_prob(self, states: Tensor, items: Tensor, seen: Tensor | None) -> Tensor:
+        """Return the log-probabilities of items int64 [X, M] after states float32 [X, D]: float32 [X, M], -inf for item 0.
+
+        `seen`, int64 [X, T], are the items of the history of each state.
+        """
         catalog = self.network.catalog()
 
-        def log_prob(states: Tensor, items: Tensor) -> Tensor:
+        def log_prob(states: Tensor, items: Tensor, *seen: Tensor) -> Tensor:
             scores, dense = self.network.scores(states)
             found = self.network.candidate_scores(scores, dense, catalog, items)
-            return found - log_sum_exp(scores, dense, catalog).unsqueeze(1)
+            total = log_sum_exp(scores, dense, catalog)
+            if self.repeat_score is not None:
+                found = found + self.repeat_score.of_candidates(items, *seen)
+                total = self.repeat_score.log_normalizer(total, self.network.candidate_scores(scores, dense, catalog, *seen))
+            return found - total.unsqueeze(1)
 
-        return in_chunks(log_prob, MAX_SCORES // self.network.row_size(items.shape[1]), states, items)
+        rows = MAX_SCORES // self.network.row_size(items.shape[1] + (0 if seen is None else seen.shape[1]))
+        return in_chunks(log_prob, rows, states, items, *(() if seen is None else (seen,)))

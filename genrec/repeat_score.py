@@ -1,0 +1,53 @@
+"""A learned score for the items that a history already holds, which a policy adds to its own scores of the catalog.
+
+It falls in training where users take an item once, as with films and most products, so that the policy needs not spend its weights on
+ranking the items of the history low; it rises where users come back to items, as with songs and groceries. At 0, where it starts, it
+changes nothing. The score is one number for all items and places.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from genrec.item_rows import contains, prefixes, repeated
+
+SCALE = 10.0  # the score is the weight times this, since a weight moves by about the learning rate in a step
+LARGEST_SHARE = 1 - 1e-6  # of the probability that items of the history have together, so that the others keep some
+
+
+def items_so_far(history: Tensor, places: Tensor) -> Tensor:
+    """Return each item of histories int64 [B, T] up to places int64 [X, 2] once: int64 [X, T], 0 elsewhere."""
+    items = prefixes(history, places)
+    return items.masked_fill(repeated(items), 0)
+
+
+class RepeatScore(nn.Module):
+    """One learned number that is added to the scores of the items of the history. Their rows are those of `items_so_far`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def value(self) -> Tensor:
+        """Return the number that is added, float32 [1]."""
+        return self.weight.float() * SCALE
+
+    def added(self, scores: Tensor, seen: Tensor, first: int = 0) -> Tensor:
+        """Return scores float32 [X, N] of the items after item `first` with the number added to those in seen, int64 [X, T]."""
+        column = seen - 1 - first
+        inside = (seen > 0) & (column >= 0) & (column < scores.shape[1])
+        return scores.scatter_add(1, column.masked_fill(~inside, 0), self.value() * inside)
+
+    def of_candidates(self, items: Tensor, seen: Tensor) -> Tensor:
+        """Return what is added to the scores of items int64 [X, M], float32 [X, M]: the number for those in seen, int64 [X, T]."""
+        return self.value() * contains(seen, items)
+
+    def log_normalizer(self, total: Tensor, seen_scores: Tensor) -> Tensor:
+        """Return the log-sum-exp of the catalog's scores with the number added.
+
+        `total` float32 [X] is the log-sum-exp without it, and `seen_scores` float32 [X, T] are the scores without it of the items of
+        the history, each once, -inf where there is none.
+        """
+        share = (seen_scores - total.unsqueeze(1)).exp().sum(1).clamp(max=LARGEST_SHARE)
+        return total + torch.log1p(share * torch.expm1(self.value()))
