@@ -28,11 +28,11 @@ from genrec.types import Objective, PreferenceLoss
 
 def choice() -> list[Experiment]:
     """Return the control and one row for each loss after one SFT policy, with a validation of all users after each epoch."""
-    rows = [on_policy.aligned(parallel.sft(), name, each, 3 * parallel.EPOCH) for name, each in objectives().items()]
+    rows = [on_policy.aligned(parallel.sft(), name, each, 3 * parallel.EPOCH) for name, each in _objectives().items()]
     return [_validated(replace(row, seed=SEED)) for row in rows]
 
 
-def objectives() -> dict[str, Objective]:
+def _objectives() -> dict[str, Objective]:
     """Return the control and the losses over the candidates of gated S-DPO."""
     losses: dict[str, PreferenceLoss] = {
         "gated-hinge": Hinge(beta=0.5),

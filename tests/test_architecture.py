@@ -22,6 +22,7 @@ GROUND = {
     "item_titles",
     "ragged_rows",
     "row_chunks",
+    "repeat_score",
     "sampled_item_loss",
     "vector_search",
     "former_modules",

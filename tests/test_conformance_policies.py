@@ -141,7 +141,8 @@ class Whole(Made):
         GRU4Rec(d_model=16, hidden_size=24), GRU4Rec(d_model=16, hidden_size=24, num_layers=2, tied=False),
         Gpt(**SMALL, num_layers=2), Gpt(**SMALL, num_layers=1, recency_positions=0), Made(), MadeCausal(), Made(Exact), Atomic(),
         Window(), RPG(**DIGITS), RPG(**DIGITS, item_embedding=True), RPG(**DIGITS, loss=GBCE(num_negatives=4)),
-        RPG(**DIGITS, normalization="digits", temperature=0.3),
+        RPG(**DIGITS, normalization="digits", temperature=0.3), RPG(**DIGITS, repeat_score=True),
+        SASRec(d_model=16, d_ff=16, repeat_score=True),
     ],
     ids=stable_id,
 )  # fmt: skip

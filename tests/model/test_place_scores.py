@@ -20,12 +20,14 @@ from genrec.types import CatalogPolicy, ConstrainedWindowPolicy, WindowPolicy
 
 ITEM_POLICIES: dict[str, Any] = {
     "sasrec": SASRec(d_model=16, d_ff=16),
+    "sasrec-repeat": SASRec(d_model=16, d_ff=16, repeat_score=True),
     "gru4rec": GRU4Rec(d_model=16, hidden_size=24),
     "gru4rec-untied": GRU4Rec(d_model=16, hidden_size=24, tied=False),
 }
 PARALLEL: dict[str, Any] = {  # softmax over the catalog, on Semantic IDs of several levels
     "rpg": RPG(d_model=16, d_ff=32, temperature=0.3),
     "rpg-items": RPG(d_model=16, d_ff=32, temperature=0.3, item_embedding=True),
+    "rpg-repeat": RPG(d_model=16, d_ff=32, temperature=0.3, repeat_score=True),
 }
 CATALOG = [*ITEM_POLICIES, *PARALLEL]
 NAMES = [*POLICIES, *CATALOG]
