@@ -1,12 +1,19 @@
-"""Alignment after the stronger policy, RPG with item embeddings: the loss is chosen on validation and confirmed on other seeds.
+"""Alignment after stronger policies, RPG with item embeddings: the loss is chosen on validation and tested on five seeds.
 
     genrec run experiments/strong_base.py:choice --evaluate.max-users 10   # seed 1000, each row validated after every epoch
+    genrec run experiments/strong_base.py:repeat_choice --evaluate.max-users 10   # after the policy with a repeat score, seed 0
+    genrec run experiments/strong_base.py:beauty            # that policy, its control and gated S-DPO, five seeds
+    genrec run experiments/strong_base.py:beauty_filtered   # the rows of `beauty` with seen items filtered, nothing is trained again
+    genrec run experiments/strong_base.py:toys              # the rows of `beauty` on Toys and Games, the recipe unchanged
+    genrec run experiments/strong_base.py:toys_filtered     # the rows of `toys` with seen items filtered
 
-`--source.path` names a local copy of the data. `choice` compares losses over the same candidates, the 15 best other items of the
-policy, where the target is among the best 16, beside the likelihood, for three epochs after `parallel.sft`. `gated-likelihood` has
-the likelihood of the rows that the gate lets through and no negatives: it shows what the choice of rows is worth. The choice is the
-row with the best NDCG@10 of all users on validation after its last epoch; the ten test users of the command are there because every
-run evaluates, and are not looked at.
+`--source.path` names a local copy of the data; of Toys it may be your own tables: `--source Frames --source.interactions FILE
+--source.items FILE`. `choice` compares losses over the same candidates, the 15 best other items of the policy, where the target is
+among the best 16, beside the likelihood, for three epochs after `parallel.sft`. `gated-likelihood` has the likelihood of the rows that
+the gate lets through and no negatives: it shows what the choice of rows is worth. The choice is the row with the best NDCG@10 of all
+users on validation after its last epoch; the ten test users of the command are there because every run evaluates, and are not looked at.
+
+`beauty` starts from `parallel.repeat_sft`, which learns to rank items of the history low, so that an alignment cannot gain by that alone.
 
 Cost: an alignment takes about 7 minutes of one core of an AMD EPYC, SFT 35. Results will stand in experiments/results.md.
 """
@@ -18,18 +25,56 @@ from dataclasses import replace
 import headline
 import on_policy
 import parallel
+from movielens import filtered
 
-from genrec.experiment import Align, Experiment, Validation
+from genrec.experiment import Align, Experiment, Validation, seeds
 from genrec.preference.candidates import TopItems
 from genrec.preference.losses import CPO, ORPO, ContinuedSFT, Hinge
 from genrec.tuning import SEED
 from genrec.types import Objective, PreferenceLoss
 
+STEPS = 3 * parallel.EPOCH  # of an alignment
+
 
 def choice() -> list[Experiment]:
     """Return the control and one row for each loss after one SFT policy, with a validation of all users after each epoch."""
-    rows = [on_policy.aligned(parallel.sft(), name, each, 3 * parallel.EPOCH) for name, each in _objectives().items()]
+    rows = [on_policy.aligned(parallel.sft(), name, each, STEPS) for name, each in _objectives().items()]
     return [_validated(replace(row, seed=SEED)) for row in rows]
+
+
+def repeat_choice() -> list[Experiment]:
+    """Return the control and two losses after the policy with a repeat score."""
+    chosen = _objectives()
+    return [
+        _validated(on_policy.aligned(parallel.repeat_sft(), name, chosen[name], STEPS))
+        for name in ("continued", "gated", "gated-orpo")
+    ]
+
+
+def beauty() -> list[Experiment]:
+    """Return the policy with a repeat score, its control and gated S-DPO."""
+    return _rows(parallel.repeat_sft())
+
+
+def toys() -> list[Experiment]:
+    """Return the rows of `beauty` on Toys."""
+    return _rows(headline.on_toys(parallel.repeat_sft()))
+
+
+def beauty_filtered() -> list[Experiment]:
+    """Return the rows of `beauty` with seen items filtered."""
+    return filtered(beauty())
+
+
+def toys_filtered() -> list[Experiment]:
+    """Return the rows of `toys` with seen items filtered."""
+    return filtered(toys())
+
+
+def _rows(base: Experiment) -> list[Experiment]:
+    """Return an SFT policy, continued SFT and gated S-DPO of as many steps, five seeds each."""
+    aligned = [on_policy.aligned(base, name, each, STEPS) for name, each in _objectives().items() if name in ("continued", "gated")]
+    return seeds([base, *aligned])
 
 
 def _objectives() -> dict[str, Objective]:
