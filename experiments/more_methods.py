@@ -23,7 +23,8 @@ paper, and `continued-apao` takes the steps of the control with the contrast. Of
 Of `losses`: NDCG@10 on test, seen items kept, of each loss against `continued` (Holm over all of them), named before any of its rows
 was run. All take the 15 best other items of the policy where the target is among the best 16, refreshed every step, beside the
 likelihood; DPO, which compares one pair, takes the best other item where the target is among the best two. The scales of the losses
-are not matched.
+are not matched. `gated-likelihood`, added after the other rows had been seen, has the likelihood of the rows that the gate lets
+through and no negatives: what the losses gain beyond it comes from the negatives.
 
 `views` has the weight (0.1), the temperature (1) and the dot product of the papers for both policies, though their states have other
 norms. SFT trains on windows, so a step contrasts one history of each of its windows.
@@ -114,6 +115,7 @@ def losses() -> list[Experiment]:
         "continued": on_policy.WINDOWS,
         "gated-dpo": headline.preference(DPO(beta=0.5), TopItems(size=2)),
         **{name: headline.preference(loss, own) for name, loss in chosen.items()},
+        "gated-likelihood": on_policy.gate_alone(),
     }
     return seeds([base, *(on_policy.aligned(base, name, each, movielens_tables.STEPS) for name, each in rows.items())])
 

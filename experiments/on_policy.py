@@ -20,7 +20,7 @@ import movielens
 from genrec.experiment import SFT, Align, Experiment, Optimization, Validation, baselines, seeds
 from genrec.objectives import Preference, Supervised
 from genrec.preference.candidates import TopItems
-from genrec.preference.losses import SoftmaxDPO
+from genrec.preference.losses import ContinuedSFT, SoftmaxDPO
 from genrec.types import Objective
 
 WINDOWS = Supervised(targets="all")
@@ -30,6 +30,11 @@ def gated(gate: bool = True, refresh: int = 1) -> Preference:
     """Return S-DPO against the 15 best other items, beside the likelihood."""
     candidates = TopItems(size=16, gate=gate, refresh=refresh)
     return Preference(loss=SoftmaxDPO(beta=1.0), candidates=candidates, likelihood=1.0, targets="all")
+
+
+def gate_alone() -> Preference:
+    """Return the likelihood of the rows that the gate of `gated` lets through, without negatives, beside that of all rows."""
+    return Preference(loss=ContinuedSFT(), candidates=TopItems(size=16), likelihood=1.0, targets="all")
 
 
 def aligned(base: Experiment, name: str, objective: Objective, steps: int, learning_rate: float = 3e-4) -> Experiment:

@@ -32,7 +32,7 @@ from movielens import filtered
 
 from genrec.experiment import Align, Experiment, Validation, seeds
 from genrec.preference.candidates import TopItems
-from genrec.preference.losses import CPO, ORPO, ContinuedSFT, Hinge
+from genrec.preference.losses import CPO, ORPO, Hinge
 from genrec.tuning import SEED
 from genrec.types import Objective, PreferenceLoss
 
@@ -86,12 +86,12 @@ def _objectives() -> dict[str, Objective]:
         "gated-hinge": Hinge(beta=0.5),
         "gated-cpo": CPO(beta=0.5, alpha=0.0),  # its own likelihood is that of the preference
         "gated-orpo": ORPO(),
-        "gated-likelihood": ContinuedSFT(),
     }
     return {
         "continued": on_policy.WINDOWS,
         "gated": on_policy.gated(),
         **{name: headline.preference(loss, TopItems(size=16)) for name, loss in losses.items()},
+        "gated-likelihood": on_policy.gate_alone(),
     }
 
 
