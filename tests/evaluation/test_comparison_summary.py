@@ -204,6 +204,15 @@ def test_commands_of_tables_without_a_control() -> None:
     assert summary(compare(rows[:1], resamples=10)).commands[1:] == ["genrec show popularity", "genrec keep popularity --to FOLDER"]
 
 
+def test_a_row_with_inputs_recommends_to_users_alone() -> None:
+    """It is refused by `genrec export`, and the items that a search finds are no history for it."""
+    comparison = compare([run("popularity", 1, BASELINE), run("known", 40, SFT)], resamples=10)
+    assert summary(comparison, with_inputs={"known"}).commands[2:] == [
+        "genrec show known", "genrec recommend known --user ID", "genrec keep popularity known --to FOLDER",
+    ]  # fmt: skip
+    assert "genrec export known FOLDER" in summary(comparison, with_inputs={"another"}).commands
+
+
 def test_after_a_run_the_pictures_and_commands_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

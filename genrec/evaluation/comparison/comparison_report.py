@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from genrec.evaluation.compare import Comparison
@@ -63,10 +63,13 @@ def terminal(comparison: Comparison) -> None:
         _print_text(f"{printable(label)}: {printable(text)}", columns, indent="  ")
 
 
-def after_run(comparison: Comparison, reports: Path) -> None:
-    """Print what a table that `genrec run` has just made means, where its pictures are, and which commands come next."""
+def after_run(comparison: Comparison, reports: Path, with_inputs: Collection[str] = ()) -> None:
+    """Print what a table that `genrec run` has just made means, where its pictures are, and which commands come next.
+
+    For `with_inputs` see `summary`.
+    """
     columns = shutil.get_terminal_size((0, 0)).columns
-    found = summary(comparison)
+    found = summary(comparison, with_inputs)
     print()
     for paragraph in found.reading:
         _print_text(printable(paragraph), columns)
