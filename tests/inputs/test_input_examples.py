@@ -14,6 +14,7 @@ from pandas import DataFrame
 from worlds import cyclic
 
 from genrec import pipeline
+from genrec.__main__ import main
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.event_inputs import user_hash
@@ -133,6 +134,37 @@ def test_the_refusal_names_the_experiment_the_policy_and_the_source(tmp_path: Pa
     row = replace(cyclic(), name="mine", source=source, split=LeaveOneOut(core=0), policy=Tiger(ratings=(1, 2, 3, 4, 5)))
     with pytest.raises(InputError, match=r"^mine: Tiger reads ratings of events, and the data of Frames\(.*mine\.csv"):
         pipeline.run(row)
+
+
+OWN = """
+from dataclasses import replace
+from worlds import cyclic
+from genrec.data.sources import Frames
+from genrec.data.splits import LeaveOneOut
+from genrec.experiment import seeds
+from genrec.model import Tiger
+
+def timed():
+    base = replace(cyclic(), name="mine", source=Frames("mine.csv"), split=LeaveOneOut(core=0))
+    return seeds([replace(base, policy=Tiger(time_buckets=8))], 2)
+"""
+
+
+def test_what_the_policy_lacks_is_a_warning_of_the_commands_that_train_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`genrec data` describes data without times, and says once that a policy that reads times will be refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GENREC_HOME", "data")
+    (tmp_path / "mine.py").write_text(OWN)
+    DataFrame([(f"u{user}", f"i{(user + step) % 9}") for user in range(20) for step in range(6)], columns=["user", "item"]).to_csv(
+        "mine.csv", index=False
+    )
+    assert main(["data", "mine.py:timed"]) == 0
+    printed = capsys.readouterr()
+    assert "20 users, 9 items, 120 interactions" in printed.out
+    assert printed.err.count("warning: genrec run will refuse this: mine: Tiger reads times of events, and the data of") == 1
+    assert main(["run", "mine.py:timed"]) == 3
 
 
 def test_without_inputs_a_history_is_a_tensor(tmp_path: Path) -> None:
