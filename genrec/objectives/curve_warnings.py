@@ -65,9 +65,13 @@ class FallingPositives:
     (log-ratio to the reference) restarts at 0 whenever the reference is refreshed. The value before is
     `chosen_log_prob - chosen_drift` of the first row that has both. The reference then still is the policy from before the first
     preference step, and the examples are the same. Rows without these columns (validation at step 0, SFT steps) are skipped.
+
+    With `dropout` the policy trains with dropout, which the reference never has. Dropout alone may lower log-probabilities by more
+    than `MAX_FALL`, so the value before is `chosen_log_prob` of the first row. What falls within that row is not counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: bool = False) -> None:
+        self.dropout = dropout
         self.start: tuple[float, float] | None = None  # log-probabilities before preference steps: positive, mean negative
         self.low_rows = 0  # consecutive rows below the limit
         self.warned = False
@@ -78,7 +82,8 @@ class FallingPositives:
             return None
         chosen, rejected = row["chosen_log_prob"], row["rejected_log_prob"]
         if self.start is None:
-            self.start = (chosen - row["chosen_drift"], rejected - row["rejected_drift"])
+            before = (chosen - row["chosen_drift"], rejected - row["rejected_drift"])
+            self.start = (chosen, rejected) if self.dropout else before
         self.low_rows = self.low_rows + 1 if self.start[0] - chosen > MAX_FALL else 0
         if self.warned or self.low_rows < CONSECUTIVE_ROWS:
             return None
