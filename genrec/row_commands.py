@@ -29,9 +29,10 @@ def print_comparison(
     from genrec.evaluation.comparison import comparison_report
     from genrec.workspace import reports_folder
 
-    comparison_report.terminal(comparison)
     if after_run:
         comparison_report.after_run(comparison, reports_folder(), with_inputs)
+    else:
+        comparison_report.terminal(comparison)
     if file is not None:
         _write(file, comparison_report.markdown(comparison), "--markdown")
 

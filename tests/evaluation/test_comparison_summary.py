@@ -240,8 +240,14 @@ def test_the_meaning_is_printed_after_a_run_and_not_by_compare(
     assert ONE in " ".join(after_run.split())
     print_comparison(comparison_of(["sft", "dpo"], "ndcg@10", "sft", None))
     compared = capsys.readouterr().out
-    assert after_run.startswith(compared)
     assert "Next:" not in compared
+    assert "Of 2 rows sft has the highest" not in compared
+    results, verdict, tests = (
+        after_run.index(each) for each in ("Results", "Of 2 rows sft has the highest", "NDCG@10 compared with sft")
+    )
+    assert results < verdict < tests  # below the results, above all other tables
+    whole, same = ([line for line in text.splitlines() if line] for text in (after_run, compared))
+    assert [line for line in whole if line in same] == same
 
 
 def test_rows_without_a_hit_have_no_best_row() -> None:
