@@ -23,7 +23,7 @@ SATURATED_ACCURACY = 0.95  # share of pairs in the right order that a saturated 
 
 
 class OnceAfter:
-    """Tells once that a condition has held for a number of consecutive rows."""
+    """Detect once that a condition has held for a number of consecutive rows."""
 
     def __init__(self, rows: int) -> None:
         self.rows, self.held, self.told = rows, 0, False
@@ -38,7 +38,7 @@ class OnceAfter:
 
 
 class SaturatedLoss:
-    """Warns when the implicit rewards are so far apart that a logistic or softmax loss has nearly no gradient."""
+    """Warn when the implicit rewards are so far apart that a logistic or softmax loss has nearly no gradient."""
 
     def __init__(self) -> None:
         self.once = OnceAfter(CONSECUTIVE_ROWS)
@@ -59,7 +59,7 @@ class SaturatedLoss:
 
 
 class FallingPositives:
-    """A `genrec.training.curves.Watcher` that warns once when the log-probability of the positives falls by more than `MAX_FALL`.
+    """Warn once when the log-probability of the positives falls by more than `MAX_FALL` (a `genrec.training.curves.Watcher`).
 
     The log-probability is compared with its value before the first preference step, not with the reference: the drift
     (log-ratio to the reference) restarts at 0 whenever the reference is refreshed. The value before is
@@ -103,7 +103,7 @@ def _message(step: int, start: tuple[float, float], now: tuple[float, float]) ->
 
 
 def _margin(before: float, after: float, both_fell: bool) -> str:
-    """Return what the margin did, the log-probability of the positive minus that of the negatives, and what this means."""
+    """Describe the change of the margin, the log-probability of the positive minus that of the negatives, and its meaning."""
     change = f"by {abs(after - before):.2f} ({before:.2f} -> {after:.2f})"
     if f"{before:.2f}" == f"{after:.2f}":
         return f"The margin between them stayed at {after:.2f}: both fall alike, which does not reduce a preference loss."
