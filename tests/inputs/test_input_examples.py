@@ -15,9 +15,8 @@ from worlds import cyclic
 
 from genrec import pipeline
 from genrec.__main__ import main
-from genrec.data.corpus import Corpus
+from genrec.data.corpus import Corpus, user_hash
 from genrec.data.corpus_builder import prepare
-from genrec.data.event_inputs import user_hash
 from genrec.data.examples import CorpusExamples, examples
 from genrec.data.sources import Frames
 from genrec.data.splits import LeaveOneOut
@@ -103,7 +102,7 @@ def test_the_event_of_a_target_is_in_no_history_before_it(change: tuple[int, str
 
 def test_the_hash_of_a_user_depends_on_the_id_alone() -> None:
     """Neither the other users, nor the order of rows, nor the process change it; the numbers of users do change."""
-    code = "from genrec.data.event_inputs import user_hash; print(user_hash('b'), user_hash('Ünï'))"
+    code = "from genrec.data.corpus import user_hash; print(user_hash('b'), user_hash('Ünï'))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert printed == [str(user_hash("b")), str(user_hash("Ünï"))]
     assert user_hash("b") == 4_226_560_797_588_928_834  # trained policies depend on it
@@ -112,6 +111,15 @@ def test_the_hash_of_a_user_depends_on_the_id_alone() -> None:
         batch = examples(data, "test", 3, inputs=("user",)).batch(torch.arange(data.user_count))
         found = dict(zip(data.user_ids[batch.user.numpy() - 1], batch.history.user.tolist(), strict=True))  # type: ignore[attr-defined]
         assert found["b"] == user_hash("b")
+
+
+def test_the_users_of_a_corpus_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All parts of a corpus, as a stage takes them one by one, share the hashes of its two users."""
+    data, hashed = corpus(*EVENTS, *OTHERS), []
+    monkeypatch.setattr("genrec.data.corpus.user_hash", lambda user: hashed.append(user) or len(hashed))
+    for part in ("train", "validation", "test"):
+        examples(data, part, 3, inputs=("user",))  # type: ignore[arg-type]
+    assert sorted(hashed) == ["a", "b"]
 
 
 def test_ratings_and_times_that_are_not_there_are_refused() -> None:
