@@ -81,6 +81,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec.overrides import print_fields
     from genrec.progress import say
     from genrec.training_processes import in_parts
+    from genrec.types.event_history import inputs_of
 
     pipeline.check_stage(options.refresh)
     if options.seed is not None and options.seeds is not None:
@@ -118,8 +119,9 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         origin=listed,
         overridden=overridden,
     )
+    with_inputs = {each.name for each in experiments if inputs_of(each.policy)}
     for comparison in found.comparisons:
-        print_comparison(comparison, after_run=True)
+        print_comparison(comparison, after_run=True, with_inputs=with_inputs)
     return 0
 
 

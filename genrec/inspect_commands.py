@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec import loading, pipeline, row_settings, row_trainings, run_files
-from genrec.errors import ResourceError, UsageError
+from genrec import loading, pipeline, row_settings, row_trainings, run_files, stages
+from genrec.errors import GenrecError, ResourceError, UsageError
+from genrec.experiment import Experiment
 from genrec.input_files import file_suffix
 from genrec.overrides import override
+from genrec.progress import say
 from genrec.storage_errors import explain
-from genrec.store import hash_of
+from genrec.store import Artifact, hash_of
 from genrec.workspace import reports_folder
 from genrec.written_files import check_replaceable, check_writable, is_own_picture
 
@@ -32,8 +34,9 @@ def data(options: argparse.Namespace, flags: list[str]) -> int:
     _check_picture(options)
     known: set[str] = set()
     done: set[str] = set()
+    warned: set[str] = set()
     for experiment in override(loading.load(options.experiment), flags, options.experiment):
-        artifact = pipeline.run(experiment, options.refresh, done, last="data")["data"]
+        artifact = _built("data", experiment, options.refresh, done, warned)["data"]
         if artifact.key in known:
             continue
         known.add(artifact.key)
@@ -63,8 +66,9 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
         )
     known: set[str] = set()
     done: set[str] = set()
+    warned: set[str] = set()
     for experiment in found:
-        artifacts = pipeline.run(experiment, options.refresh, done, last="tokenize")
+        artifacts = _built("tokenize", experiment, options.refresh, done, warned)
         artifact = artifacts["tokenize"]
         assert experiment.tokenize is not None
         if artifact.key in known:
@@ -86,6 +90,19 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
             rows = {title: [pd.read_parquet(artifact.folder / "curves.parquet")]}
             _draw(partial(curve_plots.draw, rows, title, stage="tokenize"), None, f"{name}-training", artifact.key, first=True)
     return 0
+
+
+def _built(stage: str, experiment: Experiment, refresh: str | None, done: set[str], warned: set[str]) -> dict[str, Artifact]:
+    """Build a stage before the trainings. Warn of what the trainings refuse about the data, once; `warned` are earlier warnings."""
+    artifacts = pipeline.run(experiment, refresh, done, last=stage, alone=True)
+    try:
+        stages.check_components(experiment, artifacts["data"].folder)
+    except GenrecError as error:
+        warning = f"warning: genrec run will refuse this: {error}"
+        if warning not in warned:
+            say(warning)
+        warned.add(warning)
+    return artifacts
 
 
 def curves(options: argparse.Namespace) -> int:

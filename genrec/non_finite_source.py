@@ -145,8 +145,11 @@ def _place_of(value: Tensor, inputs: Mapping[str, Tensor]) -> str:
 
 
 def _own_place(frame: FrameType | None) -> Place | None:
-    """Return the innermost line of the user's own code that is running."""
-    while frame is not None:
+    """Return the innermost line of the user's own code that is running within `find_source`, None if there is none.
+
+    A script that has started the training, such as `bin/genrec`, stands outside.
+    """
+    while frame is not None and frame.f_code is not find_source.__code__:
         if is_own_file(frame.f_code.co_filename):
             return Place(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back

@@ -145,7 +145,7 @@ def run(
         on_row: called with each row of the training curves of the stage `last` while it trains. An exception of it ends the training.
         on_stage_row: called with the stage and each row of the training curves of every stage that trains.
         helpers: called for each training, it returns a context within which other processes take part.
-        alone: build the stage `last` and what it reads, but not the other stages before it; the caller has checked the components.
+        alone: build the stage `last` and what it reads, but not the other stages before it; the caller checks the components.
 
     """
     steps, existing = plan(experiment), store()

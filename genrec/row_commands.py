@@ -6,7 +6,7 @@ Each command imports what it needs, so that `genrec --help` starts at once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +19,20 @@ if TYPE_CHECKING:
     from genrec.kept_rows import KeptRows, Rows
 
 
-def print_comparison(comparison: Comparison, file: Path | None = None, after_run: bool = False) -> None:
-    """Print a comparison, after a run also its meaning and what to do next, and write it as Markdown to a file."""
+def print_comparison(
+    comparison: Comparison, file: Path | None = None, after_run: bool = False, with_inputs: Collection[str] = ()
+) -> None:
+    """Print a comparison, after a run also its meaning and what to do next, and write it as Markdown to a file.
+
+    `with_inputs` are the rows of a run that read more of a history than its items.
+    """
     from genrec.evaluation.comparison import comparison_report
     from genrec.workspace import reports_folder
 
-    comparison_report.terminal(comparison)
     if after_run:
-        comparison_report.after_run(comparison, reports_folder())
+        comparison_report.after_run(comparison, reports_folder(), with_inputs)
+    else:
+        comparison_report.terminal(comparison)
     if file is not None:
         _write(file, comparison_report.markdown(comparison), "--markdown")
 

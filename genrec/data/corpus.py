@@ -18,6 +18,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,11 @@ class Corpus:
         if len(users) != self.user_count:
             raise _mismatch(self.folder, f"users must be exactly 1..{self.user_count}, but users.parquet has {len(users)} rows")
         return users["user_id"].to_numpy(dtype=object)
+
+    @cached_property
+    def user_hashes(self) -> ndarray:
+        """The `user_hash` of each user's id, int64 [U]; entry u is user u+1."""
+        return np.array([user_hash(str(each)) for each in self.user_ids], dtype=np.int64)
 
     @property
     def own_ids(self) -> OwnIds:
@@ -182,3 +188,9 @@ def _check(corpus: Corpus) -> None:
 
 def _mismatch(folder: Path, found: str) -> ArtifactError:
     return ArtifactError(f"{folder} is not a valid corpus: {found}; run the experiment again with --refresh data")
+
+
+def user_hash(user_id: str) -> int:
+    """Return a number of a user's id, 0 .. 2^63 - 1, that is the same in every process and data set."""
+    digest = blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,13 +1,12 @@
 """The inputs of histories beside the items, for policies that ask for them: see `genrec.types.EventHistory`.
 
-A user is read as a hash of the id in the data set, so that it does not depend on the process, on the order of the rows, on the
-filters or on the other users.
+A user is read as a hash of the id in the data set (`genrec.data.corpus.user_hash`), so that it does not depend on the process, on the
+order of the rows, on the filters or on the other users.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from genrec.types.event_history import as_tensor
 class EventInputs(NamedTuple):
     """The inputs of all users and of all events that stand in histories; None where a policy does not ask for them."""
 
-    user: Tensor | None  # int64 [U]  `user_hash` of each user; entry u is user u + 1
+    user: Tensor | None  # int64 [U]  hash of each user's id; entry u is user u + 1
     time: Tensor | None  # int64 [K]  seconds since 1970, of the events in the order of the items that histories are gathered from
     rating: Tensor | None  # float32 [K]  NaN where missing
 
@@ -58,7 +57,7 @@ def event_inputs(corpus: Corpus, inputs: Sequence[HistoryInput], kept: KeptEvent
 
     rating = None if "rating" not in inputs or corpus.rating is None else torch.from_numpy(np.array(corpus.rating, dtype=np.float32))
     return EventInputs(
-        torch.tensor([user_hash(str(each)) for each in corpus.user_ids], dtype=torch.int64) if "user" in inputs else None,
+        torch.from_numpy(corpus.user_hashes) if "user" in inputs else None,
         of_events(torch.from_numpy(corpus.time)) if "time" in inputs else None,
         None if rating is None else of_events(rating),
     )
@@ -79,9 +78,3 @@ def check_recorded(corpus: Corpus, inputs: Sequence[HistoryInput], reader: str =
 def _next_step(name: str) -> str:
     """Return what to do about a column that the data lack."""
     return f"name the column of {name}s in the source, or take a policy that reads none, such as Tiger or Gpt by default"
-
-
-def user_hash(user_id: str) -> int:
-    """Return a number of a user's id, 0 .. 2^63 - 1, that is the same in every process and data set."""
-    digest = blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

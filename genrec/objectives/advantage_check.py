@@ -40,7 +40,7 @@ def _raise(plugin: object, fault: str | None) -> None:
 def advantages_fault(found: object, shape: tuple[int, ...]) -> str | None:
     """Return what is wrong with the types and shapes of advantages, or None.
 
-    `shape` is [X, M, L] of candidates with L codes, whose values may also be [X, M], or [X, G] of lists.
+    `shape` is [X, M, L] for candidates with L codes, where [X, M] is accepted too, or [X, G] for lists.
     """
     if not isinstance(found, Advantages):
         return f"estimate(groups) must return genrec.types.Advantages, got {type(found).__name__}"

@@ -23,7 +23,7 @@ SATURATED_ACCURACY = 0.95  # share of pairs in the right order that a saturated 
 
 
 class OnceAfter:
-    """Tells once that a condition has held for a number of consecutive rows."""
+    """Detect once that a condition has held for a number of consecutive rows."""
 
     def __init__(self, rows: int) -> None:
         self.rows, self.held, self.told = rows, 0, False
@@ -38,7 +38,7 @@ class OnceAfter:
 
 
 class SaturatedLoss:
-    """Warns when the implicit rewards are so far apart that a logistic or softmax loss has nearly no gradient."""
+    """Warn when the implicit rewards are so far apart that a logistic or softmax loss has nearly no gradient."""
 
     def __init__(self) -> None:
         self.once = OnceAfter(CONSECUTIVE_ROWS)
@@ -59,15 +59,19 @@ class SaturatedLoss:
 
 
 class FallingPositives:
-    """A `genrec.training.curves.Watcher` that warns once when the log-probability of the positives falls by more than `MAX_FALL`.
+    """Warn once when the log-probability of the positives falls by more than `MAX_FALL` (a `genrec.training.curves.Watcher`).
 
     The log-probability is compared with its value before the first preference step, not with the reference: the drift
     (log-ratio to the reference) restarts at 0 whenever the reference is refreshed. The value before is
     `chosen_log_prob - chosen_drift` of the first row that has both. The reference then still is the policy from before the first
     preference step, and the examples are the same. Rows without these columns (validation at step 0, SFT steps) are skipped.
+
+    With `dropout` the policy trains with dropout, which the reference never has. Dropout alone may lower log-probabilities by more
+    than `MAX_FALL`, so the value before is `chosen_log_prob` of the first row. What falls within that row is not counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: bool = False) -> None:
+        self.dropout = dropout
         self.start: tuple[float, float] | None = None  # log-probabilities before preference steps: positive, mean negative
         self.low_rows = 0  # consecutive rows below the limit
         self.warned = False
@@ -78,7 +82,8 @@ class FallingPositives:
             return None
         chosen, rejected = row["chosen_log_prob"], row["rejected_log_prob"]
         if self.start is None:
-            self.start = (chosen - row["chosen_drift"], rejected - row["rejected_drift"])
+            before = (chosen - row["chosen_drift"], rejected - row["rejected_drift"])
+            self.start = (chosen, rejected) if self.dropout else before
         self.low_rows = self.low_rows + 1 if self.start[0] - chosen > MAX_FALL else 0
         if self.warned or self.low_rows < CONSECUTIVE_ROWS:
             return None
@@ -98,7 +103,7 @@ def _message(step: int, start: tuple[float, float], now: tuple[float, float]) ->
 
 
 def _margin(before: float, after: float, both_fell: bool) -> str:
-    """Return what the margin did, the log-probability of the positive minus that of the negatives, and what this means."""
+    """Describe the change of the margin, the log-probability of the positive minus that of the negatives, and its meaning."""
     change = f"by {abs(after - before):.2f} ({before:.2f} -> {after:.2f})"
     if f"{before:.2f}" == f"{after:.2f}":
         return f"The margin between them stayed at {after:.2f}: both fall alike, which does not reduce a preference loss."

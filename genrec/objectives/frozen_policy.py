@@ -12,7 +12,7 @@ from genrec.types import Policy
 
 
 class FrozenCopy:
-    """A `genrec.types.FrozenPolicy`: a copy of `policy` in evaluation mode, whose weights need no gradient.
+    """Hold a copy of `policy` in evaluation mode, without gradients (a `genrec.types.FrozenPolicy`).
 
     `weights` replace the policy's own at the start, such as those of the SFT policy in a later stage of a chain.
     """

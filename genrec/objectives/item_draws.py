@@ -1,4 +1,4 @@
-"""Objectives that draw items from the policy: which policies can, and whether the probabilities of items add up to 1."""
+"""Checks of objectives that draw items: the policy must support draws, with probabilities of items that add up to 1."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_experiment(objective: object, kl: object, experiment: Any) -> None:
 
 
 def check_training(objective: object, kl: object, context: ObjectiveContext) -> None:
-    """Raise UsageError if the policy of a training does not draw items, has no reference, or if probabilities add up to less."""
+    """Raise UsageError if the policy cannot draw items, `kl` lacks a reference, or the probabilities of items sum to less than 1."""
     name = type(objective).__name__
     check_draws_items(name, context.policy)
     if context.normalize == "codes" and not isinstance(context.policy, CatalogPolicy):

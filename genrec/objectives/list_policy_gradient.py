@@ -1,4 +1,4 @@
-"""The policy-gradient objective over lists: the policy draws several lists a row, and lists with a higher reward become more likely.
+"""Policy gradient over whole lists: draw several lists for each row, and raise the probability of those with a higher reward.
 
 batch ──► rows ──► lists ──► rewards of items ──► rewards of lists ──► advantages ──► surrogate + KL + likelihood ──► step
                                  (Reward)         (discounted sum)      (Advantage)
@@ -56,25 +56,27 @@ from genrec.types.specification import check_at_least, check_types
 
 @dataclass(frozen=True, kw_only=True)
 class ListPolicyGradient:
-    """Raise the probability of lists with a higher reward than the other lists of their row (Rec-R1, arXiv 2503.24289).
+    """Train by a policy gradient over whole lists of items, as in Rec-R1 (arXiv 2503.24289).
 
-    For each row the policy draws `lists` lists of `length` items, item by item without replacement. The reward of a list is the
-    discounted sum of its items' rewards, `sum r_j / log2(j + 1)` over the places j from 1: with `Hit()` the NDCG of the list for the
-    logged item. The loss of a step is `weight * (surrogate + kl * k3) + likelihood * NLL`, where the surrogate of a list is
-    `-A log p(list)`, averaged over the lists of the rows in which the rewards of lists differ, and k3 the same mean over all rows.
-    log p(list) is that of Plackett and Luce (`genrec.preference.policy_gradient.list_log_prob`), so the gradient is that of the
-    expected reward of a list, up to the division by the rewards' deviation; `GroupAdvantage(std="none")` does without it.
+    For each row the policy draws `lists` lists of `length` items, item by item without replacement. Lists with a higher reward than
+    the others of their row become more likely. The reward of a list is the discounted sum of its items' rewards,
+    `sum r_j / log2(j + 1)` over the places j from 1: with `Hit()` the NDCG of the list for the logged item. The loss of a step is
+    `weight * (surrogate + kl * k3) + likelihood * NLL`, where the surrogate of a list is `-A log p(list)`, averaged over the lists
+    of the rows in which the rewards of lists differ, and k3 the same mean over all rows. log p(list) is that of Plackett and Luce
+    (`genrec.preference.policy_gradient.list_log_prob`), so the gradient is that of the expected reward of a list, up to the
+    division by the standard deviation of the rewards, which `GroupAdvantage(std="none")` leaves out.
 
-    Rec-R1 draws texts of a language model, whose reward is the NDCG of the list that a search engine returns for them, and gives -2
-    to a text that can't be read. Here the list is the action, and every list is valid. The paper has 12 outputs a row and kl 1e-3,
-    and no likelihood: `ListPolicyGradient(likelihood=0)`. With lists of one item the objective is GRPO over samples with replacement.
+    In Rec-R1 a language model writes a text. The reward is the NDCG of the list that a search engine returns for this text, and -2
+    for a text that cannot be parsed. Here the list is the action, and every list is valid. The paper has 12 outputs a row and
+    kl 1e-3, and no likelihood: `ListPolicyGradient(likelihood=0)`. With lists of one item the objective is GRPO over samples with
+    replacement.
 
-    Nothing is left out of the lists: items of the history may be in them. The policy needs probabilities of items that add up to 1:
-    a `CatalogPolicy` (SASRec, RPG with a softmax over the catalog), or a `SamplingPolicy` (Tiger, Gpt) with `Align.normalize`
-    "children", whose lists are drawn by stochastic beam search in evaluation mode. An item with the Semantic ID of an earlier one of
-    its list takes a place, but has no reward.
+    Lists may contain items of the history. The policy needs probabilities of items that add up to 1: a `CatalogPolicy` (SASRec, RPG
+    with a softmax over the catalog), or a `SamplingPolicy` (Tiger, Gpt) with `Align.normalize` "children", which draws lists by
+    stochastic beam search in evaluation mode. An item with the Semantic ID of an earlier one of its list takes a place, but has no
+    reward.
 
-    Weights may be schedules (`genrec.preference.schedules`), which have their value of the step.
+    Weights may be schedules (`genrec.preference.schedules`); each step uses the value of that step.
     """
 
     lists: int = 12  # lists of a row, at least 2

@@ -1,4 +1,4 @@
-"""The check that DPO, which compares one pair, gets one negative for each row."""
+"""Check that DPO, which compares one pair, gets one negative for each row."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class PreferenceState:
     """The tensors that a preference objective changes, with those of its proposer and the kept scores of the reference (`cache`).
 
     `preferred`: the preferred items are counted too, because they may be other items than the logged ones; "all" counts those of rows
-    that take no part in the preference as well, whose likelihood is raised.
+    that take no part in the preference as well, because their likelihood is raised.
     """
 
     def __init__(

@@ -23,6 +23,7 @@ from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
+from genrec.policy_modules import as_module
 from genrec.preference.candidates import Pairs, Rollouts, Sampled
 from genrec.preference.losses import IPO, Anchored, ContinuedSFT, LevelWeighted, Smoothed, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
@@ -122,6 +123,7 @@ class Preference:
         if self.loss.needs.mismatched:
             check_mismatched_pairs(len(examples), context.batch_size, context.steps, context.parts)
         step = PreferenceStep(self, context, proposer, cache)
+        falling = FallingPositives(dropout=as_module(context.policy).training)  # a policy in training mode has dropout on
         return TrainingStep(
             examples=examples,
             loss=step.loss,
@@ -129,7 +131,7 @@ class Preference:
             begin=proposals.begin,
             state=step.state,
             measure=PairMetrics(context, proposals.for_validation).measure,
-            watchers=(FallingPositives(), *((SaturatedLoss(),) if _saturates(self.loss) else ())),
+            watchers=(falling, *((SaturatedLoss(),) if _saturates(self.loss) else ())),
             save=step.save,
             fault=step.rewards.fault,
         )

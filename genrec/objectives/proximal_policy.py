@@ -1,7 +1,7 @@
-"""PPO: items drawn from the policy, a reward at the last code, a divergence from the reference at every code, and a value function.
+"""Proximal policy optimization (PPO) of drawn items, with a value function and a divergence penalty at every code.
 
 batch ──► rows ──► draws ──► reward, divergence ──► rewards of codes ──► advantages, returns ──► clipped loss, value loss ──► step
-(Reward)                               (GAE, value function)
+                             (Reward)                                    (GAE, value function)
 """
 
 from __future__ import annotations
@@ -60,11 +60,13 @@ from genrec.types.specification import check_at_least, check_types
 
 @dataclass(frozen=True, kw_only=True)
 class ProximalPolicy:
-    """Raise the expected reward of the items that the policy draws (PPO, arXiv 1707.06347; for preferences 1909.08593, 2203.02155).
+    """Train by PPO: raise the expected reward of drawn items with clipped updates and a learned value function.
 
-    For each row the policy draws `samples` items, independently of each other. Code t of an item has the reward `-kl (lo_t - lr_t)`,
-    the last code the item's reward too; advantages are those of generalized advantage estimation, whitened over the batch. The loss of
-    a step is
+    Sources: arXiv 1707.06347; with preferences 1909.08593 and 2203.02155.
+
+    For each row the policy draws `samples` items, independently of each other. The reward of code t of an item is
+    `-kl (lo_t - lr_t)`, plus the reward of the item at its last code; advantages are those of generalized advantage estimation,
+    whitened over the batch. The loss of a step is
 
         weight * (mean of -min(rho_t A_t, clip(rho_t, 1 - clip, 1 + clip) A_t) + value_weight * value loss) + likelihood * NLL
 
@@ -74,9 +76,9 @@ class ProximalPolicy:
 
     There is one update for each draw. With `refresh=1` the policy in training draws, so the ratio is 1 and neither clip applies. With
     refresh r a copy of the policy draws the items of r steps, as PPO takes r minibatches of one large batch of draws; the clips then
-    bound how far the policy goes in these steps. PPO's further passes over the same draws are not there.
+    bound how far the policy goes in these steps. Further passes over the same draws, as in PPO, are not implemented.
 
-    Deviations: the value function is a network of its own (`genrec.objectives.value_function`), the same for every policy. Draws are
+    Deviations: the value function is a separate network (`genrec.objectives.value_function`), the same for every policy. Draws are
     made in evaluation mode where the policy does not score the catalog, so train without `Align.dropout`.
 
     The policy needs probabilities of items that add up to 1: a `CatalogPolicy` (SASRec, RPG with a softmax over the catalog), or a
@@ -87,7 +89,7 @@ class ProximalPolicy:
         PolicyGradient(candidates=Rollouts(size=4, by="samples"), reward=BradleyTerry(), advantage=LeaveOneOutAdvantage(),
                        surrogate=Reinforce(), kl=0.05, kl_in="reward", gate=False, likelihood=0)
 
-    Weights may be schedules (`genrec.preference.schedules`), which have their value of the step.
+    Weights may be schedules (`genrec.preference.schedules`); each step uses the value of that step.
     """
 
     reward: Reward = field(default_factory=Hit)  # judges the items, such as genrec.preference.reward_models.BradleyTerry
@@ -183,7 +185,7 @@ class _ProximalStep:
         self.rewards = RewardCheck(objective.reward, data.own_ids)
 
     def begin(self, step: int) -> None:
-        """Renew the copies that draw and value, if it is time to."""
+        """Update the copies of the policy and of the value function every `refresh` steps."""
         if self.objective.refresh > 1 and step % self.objective.refresh == 0:
             self.old_value.load_state_dict(self.value.state_dict())
         if self.proposing.begin is not None:

@@ -18,7 +18,7 @@ MAX_VALUES = 1 << 28  # log-probabilities that are kept at most, 1 GiB
 
 
 class ReferenceCache:
-    """Level log-probabilities float32 [L] of all candidates, scored at the first step and kept in the checkpoint.
+    """Cache the reference's level log-probabilities float32 [L] of all candidates, from the first step on and in the checkpoint.
 
     They are scored in batches of `part_size` examples. They are kept only if this saves work and fits: the training takes at least as
     many examples (`trained`) as there are, the reference never changes, and there are at most `MAX_VALUES` values. Else every step

@@ -1,4 +1,4 @@
-"""The check that a training's rewards are finite. A NaN would count as the best or as a group without spread, without any message."""
+"""Check that all rewards are finite: a NaN would silently count as the best reward, or as a group of equal rewards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genrec.types import SequenceBatch, StepFault
 
 
 class RewardCheck:
-    """Finds the first reward of a training that is NaN or infinite.
+    """Find the first reward of a training that is NaN or infinite.
 
     On a CPU the step raises NumericsError. On a GPU, where reading a value would make the CPU wait, it is remembered on the device,
     and `fault` reads it.

@@ -1,4 +1,4 @@
-"""The reward of the policy's lists on validation users, to see beside the validation metrics whether a reward model is exploited."""
+"""The mean reward of the policy's lists on validation users: if it rises while NDCG falls, the policy exploits the reward model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = 128  # users who get lists at once
 def reward_measure(reward: object, rate: RateItems, context: ObjectiveContext) -> Callable[[], Mapping[str, float]] | None:
     """Return the function that measures the mean reward of the first 10 items of each validation user's list.
 
-    None unless the reward is or holds a reward model, whose judgment the policy may exploit. The held-out items have no part in it.
+    None unless the reward is or contains a reward model, which a policy can exploit. Held-out items are not used.
     """
     models = [each for _, each in named_objects((reward,)) if isinstance(each, BradleyTerry)]
     if not models or context.validation is None:

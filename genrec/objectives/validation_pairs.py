@@ -1,7 +1,7 @@
-"""Pairs of a validation user's held-out item and a negative: is the item preferred, also where it was not trained on?
+"""Preference accuracy on validation users: pairs of the held-out item and a negative, which are never trained on.
 
-The training's own accuracy is over the pairs of the batch that the step then learns, so it rises where a policy memorizes. These pairs
-are never trained on: the positive is the validation item, and the negatives come from the alignment's own sampler, under its
+The accuracy in training is over the pairs of the batch that the step then learns, so it also rises if the policy memorizes them. Here
+the positive is the validation item, and the negatives come from the alignment's own sampler, under its
 exclusions. They are drawn once, before the first step, by the SFT policy if the sampler reads one, so all validations judge the same
 pairs. They select nothing, and their draws are not in the statistics of the negatives.
 """

@@ -1,4 +1,4 @@
-"""The value function of PPO: the expected reward of an item after each prefix of its codes, by a network of its own."""
+"""The value function of PPO: a separate network that predicts the expected reward of an item from each prefix of its codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCALE = 10.0  # of the values: the learning rate is the policy's, which is small
 
 
 class ValueFunction(nn.Module):
-    """V(history, y_1..y_{t-1}) for t = 1..L. All values are 0 at the start.
+    """Predict V(history, y_1..y_{t-1}) for t = 1..L. All values are 0 before training.
 
     The network reads the history itself, so it is the same for every policy. A policy that scores an item as one
     code has no prefixes: the value depends on the history alone.

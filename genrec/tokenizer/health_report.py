@@ -28,10 +28,12 @@ def run_line(figures: dict[str, Any]) -> str:
     before, after = figures["collided_before_separation"] / items, figures["collided"] / items
     usage = " / ".join(f"{level['used'] / level['size']:.0%}"[:-1] for level in levels)
     perplexity = " / ".join(f"{level['perplexity']:,.0f}" for level in levels)
+    appended = len(figures["levels"]) > figures["quantized_levels"]
+    separated = "with the further code appended to tell them apart" if appended else "after separation"
     undefined = "undefined for these codes" if error is None else f"{error:.3f} of the variance"
     return (
         f"tokenize: {counted(len(levels), 'level')} of {codes} codes, {counted(items, 'item')}, {before:.1%} share their codes "
-        f"({after:.1%} after separation), usage {usage} %, perplexity {perplexity}, reconstruction error {undefined}"
+        f"({after:.1%} {separated}), usage {usage} %, perplexity {perplexity}, reconstruction error {undefined}"
     )
 
 

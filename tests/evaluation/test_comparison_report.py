@@ -389,6 +389,10 @@ def test_recall_by_group_is_a_table_with_groups_as_columns() -> None:
         ["Row", *groups], ["one", "0.1000", "0.1010", "0.1020"], ["less", "0.1000", "-", "0.1020"],
     ]  # fmt: skip
     assert tables["Results"][:2] == tables_of(comparison_report.markdown(plain))["Results"]
+    popular = "Popularity 1 of 5 holds the most popular targets."
+    assert popular in comparison_report.markdown(compare([one], resamples=10))
+    by_history = one._replace(metrics={key: value for key, value in one.metrics.items() if "popularity" not in key})
+    assert popular not in comparison_report.markdown(compare([by_history], resamples=10))
 
 
 def test_columns_have_the_number_of_users() -> None:

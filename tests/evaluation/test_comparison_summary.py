@@ -204,6 +204,15 @@ def test_commands_of_tables_without_a_control() -> None:
     assert summary(compare(rows[:1], resamples=10)).commands[1:] == ["genrec show popularity", "genrec keep popularity --to FOLDER"]
 
 
+def test_a_row_with_inputs_recommends_to_users_alone() -> None:
+    """It is refused by `genrec export`, and the items that a search finds are no history for it."""
+    comparison = compare([run("popularity", 1, BASELINE), run("known", 40, SFT)], resamples=10)
+    assert summary(comparison, with_inputs={"known"}).commands[2:] == [
+        "genrec show known", "genrec recommend known --user ID", "genrec keep popularity known --to FOLDER",
+    ]  # fmt: skip
+    assert "genrec export known FOLDER" in summary(comparison, with_inputs={"another"}).commands
+
+
 def test_after_a_run_the_pictures_and_commands_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,8 +240,14 @@ def test_the_meaning_is_printed_after_a_run_and_not_by_compare(
     assert ONE in " ".join(after_run.split())
     print_comparison(comparison_of(["sft", "dpo"], "ndcg@10", "sft", None))
     compared = capsys.readouterr().out
-    assert after_run.startswith(compared)
     assert "Next:" not in compared
+    assert "Of 2 rows sft has the highest" not in compared
+    results, verdict, tests = (
+        after_run.index(each) for each in ("Results", "Of 2 rows sft has the highest", "NDCG@10 compared with sft")
+    )
+    assert results < verdict < tests  # below the results, above all other tables
+    whole, same = ([line for line in text.splitlines() if line] for text in (after_run, compared))
+    assert [line for line in whole if line in same] == same
 
 
 def test_rows_without_a_hit_have_no_best_row() -> None:

@@ -107,6 +107,20 @@ def test_fields_of_a_component_that_one_row_has_are_shown() -> None:
     assert "align.optimization.max_steps" not in comparison.differences  # one row has it, and Optimization is no choice
 
 
+def test_a_weight_with_a_schedule_in_one_row_is_listed_once() -> None:
+    """A number stands beside the class of a schedule, whichever row comes first; the fields of the schedule are those of one row."""
+    objective = {"align.class": "genrec.experiment:Align", "align.objective.class": "genrec.objectives.preferences:Preference"}
+    weight = "align.objective.likelihood"
+    schedule = {f"{weight}.class": "genrec.preference.schedules:Linear", f"{weight}.start": 1.0, f"{weight}.end": 0.1}
+    rows = {"one": {**objective, weight: 1.0}, "half": {**objective, weight: 0.5}, "scheduled": {**objective, **schedule}}
+    for order in (list(rows), list(rows)[::-1]):
+        shown = markdown(compared(sft={"align": None}, **{name: rows[name] for name in order}))
+        cells = {"one": "1.0", "half": "0.5", "scheduled": "Linear"}
+        assert f"| {weight} | - | {' | '.join(cells[name] for name in order)} |" in shown
+        assert shown.count(f"| {weight} |") == 1
+        assert f"| {weight}.start | - |" in shown
+
+
 def test_fields_of_a_trained_policy_are_not_compared_with_a_baseline() -> None:
     ranks = pd.DataFrame({"user": [1, 2], "target": [11, 12], "rank": [1, 0]})
     popularity = {"policy.class": "genrec.baselines.popularity:Popularity", "policy.count_validation": True}

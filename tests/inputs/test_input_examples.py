@@ -14,9 +14,9 @@ from pandas import DataFrame
 from worlds import cyclic
 
 from genrec import pipeline
-from genrec.data.corpus import Corpus
+from genrec.__main__ import main
+from genrec.data.corpus import Corpus, user_hash
 from genrec.data.corpus_builder import prepare
-from genrec.data.event_inputs import user_hash
 from genrec.data.examples import CorpusExamples, examples
 from genrec.data.sources import Frames
 from genrec.data.splits import LeaveOneOut
@@ -102,7 +102,7 @@ def test_the_event_of_a_target_is_in_no_history_before_it(change: tuple[int, str
 
 def test_the_hash_of_a_user_depends_on_the_id_alone() -> None:
     """Neither the other users, nor the order of rows, nor the process change it; the numbers of users do change."""
-    code = "from genrec.data.event_inputs import user_hash; print(user_hash('b'), user_hash('Ünï'))"
+    code = "from genrec.data.corpus import user_hash; print(user_hash('b'), user_hash('Ünï'))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert printed == [str(user_hash("b")), str(user_hash("Ünï"))]
     assert user_hash("b") == 4_226_560_797_588_928_834  # trained policies depend on it
@@ -111,6 +111,15 @@ def test_the_hash_of_a_user_depends_on_the_id_alone() -> None:
         batch = examples(data, "test", 3, inputs=("user",)).batch(torch.arange(data.user_count))
         found = dict(zip(data.user_ids[batch.user.numpy() - 1], batch.history.user.tolist(), strict=True))  # type: ignore[attr-defined]
         assert found["b"] == user_hash("b")
+
+
+def test_the_users_of_a_corpus_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All parts of a corpus, as a stage takes them one by one, share the hashes of its two users."""
+    data, hashed = corpus(*EVENTS, *OTHERS), []
+    monkeypatch.setattr("genrec.data.corpus.user_hash", lambda user: hashed.append(user) or len(hashed))
+    for part in ("train", "validation", "test"):
+        examples(data, part, 3, inputs=("user",))  # type: ignore[arg-type]
+    assert sorted(hashed) == ["a", "b"]
 
 
 def test_ratings_and_times_that_are_not_there_are_refused() -> None:
@@ -133,6 +142,37 @@ def test_the_refusal_names_the_experiment_the_policy_and_the_source(tmp_path: Pa
     row = replace(cyclic(), name="mine", source=source, split=LeaveOneOut(core=0), policy=Tiger(ratings=(1, 2, 3, 4, 5)))
     with pytest.raises(InputError, match=r"^mine: Tiger reads ratings of events, and the data of Frames\(.*mine\.csv"):
         pipeline.run(row)
+
+
+OWN = """
+from dataclasses import replace
+from worlds import cyclic
+from genrec.data.sources import Frames
+from genrec.data.splits import LeaveOneOut
+from genrec.experiment import seeds
+from genrec.model import Tiger
+
+def timed():
+    base = replace(cyclic(), name="mine", source=Frames("mine.csv"), split=LeaveOneOut(core=0))
+    return seeds([replace(base, policy=Tiger(time_buckets=8))], 2)
+"""
+
+
+def test_what_the_policy_lacks_is_a_warning_of_the_commands_that_train_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`genrec data` describes data without times, and says once that a policy that reads times will be refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GENREC_HOME", "data")
+    (tmp_path / "mine.py").write_text(OWN)
+    DataFrame([(f"u{user}", f"i{(user + step) % 9}") for user in range(20) for step in range(6)], columns=["user", "item"]).to_csv(
+        "mine.csv", index=False
+    )
+    assert main(["data", "mine.py:timed"]) == 0
+    printed = capsys.readouterr()
+    assert "20 users, 9 items, 120 interactions" in printed.out
+    assert printed.err.count("warning: genrec run will refuse this: mine: Tiger reads times of events, and the data of") == 1
+    assert main(["run", "mine.py:timed"]) == 3
 
 
 def test_without_inputs_a_history_is_a_tensor(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import genrec
 from genrec import pipeline, run_experiments
+from genrec.__main__ import main
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.corpus import Corpus
 from genrec.data.examples import CorpusExamples, examples
@@ -248,6 +249,26 @@ def test_lists_of_items_and_exports_are_refused(served: Path, monkeypatch: pytes
 
     with pytest.raises(UsageError, match="world-all cannot be served"):
         check_reads_items([row])
+
+
+RUN = """
+from dataclasses import replace
+from event_inputs_worlds import TIGER, world
+
+def known():
+    return replace(world("user", 2), name="known", policy=replace(TIGER, user_tokens=10))
+"""
+
+
+def test_a_run_offers_no_command_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "data"))
+    (tmp_path / "mine.py").write_text(RUN)
+    assert main(["run", str(tmp_path / "mine.py:known")]) == 0
+    printed = capsys.readouterr().out
+    commands = printed[printed.index("Next:") :]
+    assert "genrec recommend known --user ID" in commands
+    assert "export" not in commands
+    assert "--search" not in commands
 
 
 RATED = Tiger(ratings=(1, 2, 3, 4, 5))

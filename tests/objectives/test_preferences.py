@@ -19,6 +19,7 @@ from genrec.experiment import SFT, Experiment
 from genrec.objectives import Preference, Rounds, Supervised
 from genrec.objectives.preferred_candidates import best_first
 from genrec.objectives.rows import places_of, rows_of
+from genrec.policy_modules import as_module
 from genrec.preference.candidates import History, Rollouts, Sampled, Together, TopItems
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import DPO, KTO, Anchored, RecPO, SoftmaxDPO
@@ -197,6 +198,18 @@ def test_dropout_is_on_in_the_policy_and_off_in_the_reference(tmp_path: Path) ->
     row = next(row for row in outcome.curves if "chosen_drift" in row)
     assert abs(row["chosen_drift"]) > 1e-3
     assert not built.training
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_the_warning_about_falling_positives_knows_of_dropout(dropout: bool) -> None:
+    """A drift of -1.2 nats in all rows is that of dropout, if the policy is in training mode, or else a fall."""
+    context = objective_world()
+    as_module(context.policy).train(dropout)
+    row = {"chosen_log_prob": -6.2, "rejected_log_prob": -9.0, "chosen_drift": -1.2, "rejected_drift": -1.0}
+    for objective in (Preference(), Rounds()):
+        watchers = objective.build_step(context).watchers
+        warnings_ = [each({"step": step} | row) for step in (20, 40) for each in watchers]
+        assert any(text is not None and "lowers the probability of the positives" in text for text in warnings_) is not dropout
 
 
 class Head(nn.Module):

@@ -40,10 +40,11 @@ def test_the_line_has_sizes_collisions_usage_perplexity_and_error() -> None:
     levels = [{"level": n, "size": 8, "used": used, "perplexity": 6.4} for n, used in enumerate((8, 6, 7), start=1)]
     made = figures(encoded_levels=levels, collided_before_separation=30, collided=0, reconstruction=0.41)
     assert run_line(made) == (
-        "tokenize: 3 levels of 8 codes, 120 items, 25.0% share their codes (0.0% after separation), usage 100 / 75 / 88 %, "
-        "perplexity 6 / 6 / 6, reconstruction error 0.410 of the variance"
+        "tokenize: 3 levels of 8 codes, 120 items, 25.0% share their codes (0.0% with the further code appended to tell them apart), "
+        "usage 100 / 75 / 88 %, perplexity 6 / 6 / 6, reconstruction error 0.410 of the variance"
     )
-    other = run_line(made | {"encoded_levels": [levels[0], levels[1] | {"size": 12}], "collided": 6, "reconstruction": None})
+    changed = {"encoded_levels": [levels[0], levels[1] | {"size": 12}], "collided": 6, "reconstruction": None}
+    other = run_line(made | changed | {"levels": made["levels"][:3]})  # no code was appended
     assert "2 levels of 8 x 12 codes" in other
     assert "25.0% share their codes (5.0% after separation), usage 100 / 50 %" in other
     assert other.endswith("reconstruction error undefined for these codes")

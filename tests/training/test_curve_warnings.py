@@ -70,6 +70,20 @@ def test_a_fall_across_refreshed_references_is_detected() -> None:
     assert re.search(r"fell by 1\.80 nats .*\(-5\.00 -> -6\.80\)", messages[2])
 
 
+def test_dropout_alone_is_no_fall() -> None:
+    """Weights that stay: dropout lowers the log-probability from -5, that of the reference, to -6.2 in every row. A fall of 1.1 nats
+    below the first row is one, also where a refreshed reference moves the drift.
+    """
+    rows = [row(step, -6.2, -9.1, -1.2, -1.1) for step in (20, 40, 60)]
+    without, with_dropout = FallingPositives(), FallingPositives(dropout=True)
+    assert [without(each) is None for each in rows] == [True, False, True]
+    assert [with_dropout(each) for each in rows] == [None] * 3
+    assert with_dropout(row(80, -7.3, -9.1, -1.2)) is None
+    message = with_dropout(row(100, -7.3, -9.1, -1.2))
+    assert message is not None
+    assert "fell by 1.10 nats per Semantic ID (-6.20 -> -7.30), that of the negatives fell by 0.00 (-9.10 -> -9.10)" in message
+
+
 def test_rows_of_sft_give_no_warning() -> None:
     watcher = FallingPositives()
     assert [watcher({"step": step, "loss": 1.0 * step}) for step in range(5)] == [None] * 5

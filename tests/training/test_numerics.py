@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,13 @@ def test_the_masked_places_behind_a_loss_are_named() -> None:
     )
     assert find_source(lambda: weight.sum(), {}) is None
     assert weight.grad is None
+
+
+def test_the_script_that_runs_a_training_is_not_named_as_the_line() -> None:
+    """Nothing of this file computes the loss: the logarithm is called by PyTorch alone, and this line has only started it."""
+    told = find_source(partial(torch.log, torch.tensor([-1.0], requires_grad=True)), {})
+    assert told is not None
+    assert told.startswith("log is the first that is not finite;")
 
 
 def test_no_checkpoint_is_named_where_there_is_none(tmp_path: Path) -> None:

@@ -129,6 +129,9 @@ def _groups(rows: tuple[Row, ...]) -> list[Table]:
         shown = {key: name.group for key, name in grouped.items() if (name.stem, name.cutoff) == (stem, cutoff)}
         cells = [[row.name, *(metric_cell(row, key) for key in shown)] for row in rows]
         columns = [f"{group}{_users_of(key, rows)}" for key, group in shown.items()]
-        note = f"Means over the users of each group, their number in parentheses, and over seeds; {ABSENT}: no users. {DEFINED}"
+        users = f"Means over the users of each group, their number in parentheses, and over seeds; {ABSENT}: no users."
+        by_popularity = any(group.startswith("popularity ") for group in shown.values())
+        popular = ["Popularity 1 of 5 holds the most popular targets."] if by_popularity else []
+        note = " ".join([users, *popular, DEFINED])
         tables.append(Table(f"{title(stem)}@{cutoff} by group", ["Row", *columns], cells, [note]))
     return tables

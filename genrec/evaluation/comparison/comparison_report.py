@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from genrec.evaluation.compare import Comparison
@@ -39,11 +39,14 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def terminal(comparison: Comparison) -> None:
-    """Print the comparison on standard output, in the width of the terminal or of COLUMNS; a pipe gets all columns."""
+def terminal(comparison: Comparison, reading: Sequence[str] = ()) -> None:
+    """Print the comparison on standard output, in the width of the terminal or of COLUMNS; a pipe gets all columns.
+
+    The paragraphs of `reading` stand below the first table, that of the results.
+    """
     columns = shutil.get_terminal_size((0, 0)).columns
     left_out = []
-    for table in map(_cleaned, tables(comparison)):
+    for place, table in enumerate(map(_cleaned, tables(comparison))):
         _print_text(table.title, columns, style="italic")
         found = fitted(table, columns or None)
         if found.left_out and table.listing:
@@ -55,6 +58,9 @@ def terminal(comparison: Comparison) -> None:
         for note in table.notes:
             _print_text(note, columns, style="dim")
         print()
+        for paragraph in reading if place == 0 else ():
+            _print_text(printable(paragraph), columns)
+            print()
     if left_out:
         how = "A wider terminal shows more columns; the option --markdown FILE of genrec compare writes all."
         _print_text(f"Not shown in {columns} columns: {'; '.join(left_out)}. {how}", columns)
@@ -63,15 +69,16 @@ def terminal(comparison: Comparison) -> None:
         _print_text(f"{printable(label)}: {printable(text)}", columns, indent="  ")
 
 
-def after_run(comparison: Comparison, reports: Path) -> None:
-    """Print what a table that `genrec run` has just made means, where its pictures are, and which commands come next."""
-    columns = shutil.get_terminal_size((0, 0)).columns
-    found = summary(comparison)
+def after_run(comparison: Comparison, reports: Path, with_inputs: Collection[str] = ()) -> None:
+    """Print a table that `genrec run` has just made: what it means, where its pictures are, and which commands come next.
+
+    For `with_inputs` see `summary`.
+    """
+    found = summary(comparison, with_inputs)
+    terminal(comparison, found.reading)
     print()
-    for paragraph in found.reading:
-        _print_text(printable(paragraph), columns)
     if found.trained:
-        _print_text(f"Pictures of the training curves: {reports}", columns)
+        _print_text(f"Pictures of the training curves: {reports}", shutil.get_terminal_size((0, 0)).columns)
     print("Next:")
     for command in found.commands:
         print(f"  {printable(command)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from genrec.command_lines import command_line
@@ -38,14 +39,15 @@ class Summary(NamedTuple):
     trained: bool  # whether any row has training curves
 
 
-def summary(comparison: Comparison) -> Summary:
+def summary(comparison: Comparison, with_inputs: Collection[str] = ()) -> Summary:
     """Return which row is best on the tested metric, whether it differs from the reference beyond chance, and what to run next.
 
     A difference that is not significant is described as such, also if it is large. The sentence on preferences is there if the table
-    has rows with a preference loss.
+    has rows with a preference loss. `with_inputs` are the rows that read more of a history than its items
+    (`genrec.types.InputSpecification`): they recommend to users of the data alone.
     """
     trained = [row.name for row in comparison.rows if row.trained]
-    return Summary(_reading(comparison), _commands(comparison), bool(trained))
+    return Summary(_reading(comparison), _commands(comparison, with_inputs), bool(trained))
 
 
 def _reading(comparison: Comparison) -> list[str]:
@@ -146,7 +148,7 @@ def _is_above(row: Row) -> bool:
     return is_significant(row) and row.test is not None and row.test.difference is not None and row.test.difference > 0
 
 
-def _commands(comparison: Comparison) -> list[str]:
+def _commands(comparison: Comparison, with_inputs: Collection[str]) -> list[str]:
     """Return commands: a comparison with each control or with another reference, the training curves, one row in full, and its use."""
     best = max(comparison.rows, key=lambda row: row.value)
     aligned, trained = ([row.name for row in comparison.rows if has(row)] for has in (loss_name, lambda row: row.trained))
@@ -160,7 +162,9 @@ def _commands(comparison: Comparison) -> list[str]:
     if trained:
         commands.append(command_line("curves", *(aligned or trained)))
     commands.append(command_line("show", best.name))
-    if best.trained:
+    if best.name in with_inputs:  # an export and a search of items are for histories of items alone
+        commands.append(command_line("recommend", best.name, "--user", "ID"))
+    elif best.trained:
         commands += [command_line("recommend", best.name, "--search", "TEXT"), command_line("export", best.name, "FOLDER")]
     return [*commands, command_line("keep", *(row.name for row in comparison.rows), "--to", "FOLDER")]
 

@@ -34,15 +34,22 @@ def differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
     - A class of `NO_CHOICE`, such as `Optimization`, and its fields are compared among the rows with the component that holds them,
       since they are no choice without it. So is a list of components.
 
+    - A field that is a number in one row and a component in another, such as a schedule, is compared once, as a class.
+
     A field that is not recorded has its default.
     """
     defaults = {row.name: unrecorded_defaults(row.configuration) for row in rows}
+    keys = dict.fromkeys(key for row in rows for key in row.configuration)
 
     def value(row: Row, key: str) -> object:
-        return row.configuration.get(key, defaults[row.name].get(key.removesuffix(CLASS), ABSENT))
+        field = key.removesuffix(CLASS)
+        plain = row.configuration.get(field)  # such as 1.0 where another row has a schedule, `field.class`
+        return row.configuration.get(key, defaults[row.name].get(field, ABSENT) if plain is None else plain)
 
     result: dict[str, dict[str, object]] = {}
-    for key in dict.fromkeys(key for row in rows for key in row.configuration):
+    for key in keys:
+        if f"{key}{CLASS}" in keys:
+            continue
         names_component = key.endswith(CLASS) or any(_holds_components(row.configuration.get(key)) for row in rows)
         having = [row for row in rows if value(row, key) != ABSENT]
         values = [
