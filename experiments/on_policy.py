@@ -32,9 +32,9 @@ def gated(gate: bool = True, refresh: int = 1) -> Preference:
     return Preference(loss=SoftmaxDPO(beta=1.0), candidates=candidates, likelihood=1.0, targets="all")
 
 
-def gate_alone() -> Preference:
+def gate_alone(size: int = 16) -> Preference:
     """Return the likelihood of the rows that the gate of `gated` lets through, without negatives, beside that of all rows."""
-    return Preference(loss=ContinuedSFT(), candidates=TopItems(size=16), likelihood=1.0, targets="all")
+    return Preference(loss=ContinuedSFT(), candidates=TopItems(size=size), likelihood=1.0, targets="all")
 
 
 def aligned(base: Experiment, name: str, objective: Objective, steps: int, learning_rate: float = 3e-4) -> Experiment:
