@@ -2,7 +2,8 @@
 
 Each process holds all parameters, computes with all of them, and keeps the two moments of one share of every parameter. In a step the
 gradients are added up parameter by parameter, each process keeps its share of the sum and changes its share of the parameter, and the
-processes exchange the changed shares. AdamW treats every number by itself, so the weights are those of a whole optimizer, bit for bit.
+processes exchange the changed shares. AdamW treats every number by itself, so the weights are those of a whole optimizer; on CPUs they
+are equal bit for bit.
 
 Parameters stay whole because the processes do not run the same operations. `torch.distributed.fsdp.fully_shard` exchanges parameters
 in the middle of forward and backward passes and needs equally many of them in all processes, but an objective and a policy are free in
