@@ -20,6 +20,7 @@ from genrec.errors import UsageError, counted
 Value = TypeVar("Value")
 Strategy = Literal["ddp", "zero1"]  # what each process holds: the whole state of the optimizer, or its share of it
 HOST = "127.0.0.1"
+SHARE_UNIT = 32  # numbers in the longest vector of a CPU; AdamW rounds what is left after whole vectors in another way
 MEETING_TIMEOUT = timedelta(minutes=30)  # for a launcher to start all processes
 TIMEOUT = timedelta(hours=6)  # a validation of the first process, for which the others wait, may take long
 
@@ -166,7 +167,7 @@ def sum_in_order(values: Tensor) -> Tensor:
     """Return the sum of the values [V] of all processes, added up in the order of their ranks.
 
     The order of an all-reduce depends on the number of processes and the library, and with it the last bits of the sum. Here each
-    process adds up its share of the places, as one process adds up the parts of a step; the bytes that are sent are as many.
+    process adds up its share of the places, as one process adds up the parts of a step; about as many bytes are sent.
     """
     count, share = size(), _share(len(values))
     padded = nn.functional.pad(values, (0, share * count - len(values)))
@@ -180,7 +181,7 @@ def sum_in_order(values: Tensor) -> Tensor:
 
 
 def own_share(values: Tensor) -> Tensor:
-    """Return this process's share of values [V], a view of at most ceil(V / processes) of them."""
+    """Return this process's share of values [V], a view: V / processes of them, rounded up to `SHARE_UNIT`, or those that are left."""
     share = _share(len(values))
     return values[rank() * share : (rank() + 1) * share]
 
@@ -194,7 +195,7 @@ def of_shares(own: Tensor, total: int) -> Tensor:
 
 
 def _share(total: int) -> int:
-    return -(-total // size())
+    return -(-total // (size() * SHARE_UNIT)) * SHARE_UNIT
 
 
 def from_first(value: Value) -> Value:
