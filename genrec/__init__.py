@@ -28,22 +28,25 @@ def run(
     track: str | Sequence[str] = (),
     on: str | None = None,
     devices: int = 1,
+    strategy: str = "ddp",
 ) -> Results:
     """Run an experiment or a list of experiments, record the rows and return their table; see `genrec.results.run`.
 
     `experiments` may also be the text FILE.py:FUNCTION or MODULE:FUNCTION, as on the command line. `track` names trackers as
     `genrec run --track` does: tensorboard, wandb, mlflow or FILE.py:CLASS. `on` runs the stages in other processes as
     `genrec run --on` does: "local:2", "ray" or "slurm". `devices` processes train each policy together, as
-    with `genrec run --trainer.devices`.
+    with `genrec run --trainer.devices`, and `strategy` is that of `--trainer.strategy`.
     """
     from genrec import experiment_commands, results, row_tracking
 
     trackers = row_tracking.trackers_of([track] if isinstance(track, str) else track)
     if isinstance(experiments, str):
         return experiment_commands.run_named(
-            experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on, devices=devices
+            experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on, devices=devices, strategy=strategy
         )
-    return results.run(experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on, devices=devices)
+    return results.run(
+        experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on, devices=devices, strategy=strategy
+    )
 
 
 def compare(

@@ -64,6 +64,13 @@ def build() -> argparse.ArgumentParser:
         help="train each policy with N processes, a GPU for each where there are GPUs; steps are computed in at least N parts "
         "(--sft.optimization.accumulate)",
     )
+    run.add_argument(
+        "--trainer.strategy",
+        dest="strategy",
+        metavar="STRATEGY",
+        default="ddp",
+        help="what each of the N processes holds: ddp, the whole optimizer, or zero1, 1/N of its state; the weights are the same",
+    )
     run.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
     run.set_defaults(call=experiment_commands.run)
 

@@ -62,6 +62,7 @@ def run_named(
     trackers: Mapping[str, Tracker] | None = None,
     on: str | None = None,
     devices: int = 1,
+    strategy: str = "ddp",
 ) -> Results:
     """Run the experiments of FILE.py:FUNCTION or MODULE:FUNCTION from Python; arguments as in `genrec.results.run`."""
     from genrec import loading, results, studies
@@ -71,13 +72,14 @@ def run_named(
     experiments = listed.seeded(listed.overridden(loading.load(where)))  # read anew: in a notebook the file may have changed
     study = studies.study_name(where)
     return results.run(
-        experiments, refresh=refresh, replace=replace, study=study, trackers=trackers, on=on, devices=devices, origin=listed
-    )
+        experiments, refresh=refresh, replace=replace, study=study, trackers=trackers, on=on, devices=devices, strategy=strategy,
+        origin=listed,
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace, flags: list[str]) -> int:
     """Run experiments and print their table (`genrec run`)."""
-    from genrec import dry_run, engines, loading, pipeline, results, row_tracking, run_experiments, studies
+    from genrec import dry_run, engines, loading, pipeline, process_group, results, row_tracking, run_experiments, studies
     from genrec.overrides import print_fields
     from genrec.progress import say
     from genrec.training_processes import in_parts
@@ -105,6 +107,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         say(f"--seeds {count} is a number of seeds: {counted}; '--seeds {count},' is seed {count} alone")
     trackers, study = row_tracking.trackers_of(options.track), studies.study_name(options.experiment)
     if options.dry_run:
+        process_group.check_strategy(options.strategy, options.devices)
         row_tracking.Tracking(trackers)  # checks them
         print_lines(dry_run.lines([in_parts(each, options.devices) for each in experiments], options.replace))
         return 0
@@ -116,6 +119,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         trackers=trackers,
         on=options.on,
         devices=options.devices,
+        strategy=options.strategy,
         origin=listed,
         overridden=overridden,
     )

@@ -76,9 +76,9 @@ class Launch:
         """Return the other processes at a training."""
         return [OtherProcess(place.store, rank) for rank in range(1, self.size)]
 
-    def helpers(self, number: int) -> LaunchedHelpers:
+    def helpers(self, number: int, strategy: process_group.Strategy) -> LaunchedHelpers:
         """Return what lets the other processes take part in the trainings of the experiment at a place of the list."""
-        return LaunchedHelpers(self, number)
+        return LaunchedHelpers(self, number, strategy)
 
     def follow(self, experiments: Sequence[Experiment]) -> None:
         """Take part in every training of the first process until it ends.
@@ -143,6 +143,7 @@ class LaunchedHelpers:
 
     launch: Launch
     number: int  # place of the experiment in the list, from 0
+    strategy: process_group.Strategy
 
     @contextmanager
     def __call__(self, stage: str, key: str, folder: Path) -> Iterator[None]:
@@ -150,7 +151,7 @@ class LaunchedHelpers:
         place = self.launch.announcement()
         _announce(place, {"number": self.number, "stage": stage, "key": key, "folder": str(folder.absolute())})
         try:
-            with led(place, self.launch.others(place), self.launch.local_rank, GRACE_SECONDS):
+            with led(place, self.launch.others(place), self.strategy, self.launch.local_rank, GRACE_SECONDS):
                 yield
         except RuntimeError as error:
             if process_group.is_lost(error):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
@@ -18,9 +18,13 @@ from torch.distributed.rendezvous import rendezvous
 from genrec.errors import UsageError, counted
 
 Value = TypeVar("Value")
+Strategy = Literal["ddp", "zero1"]  # what each process holds: the whole state of the optimizer, or its share of it
 HOST = "127.0.0.1"
+SHARE_UNIT = 32  # numbers in the longest vector of a CPU; AdamW rounds what is left after whole vectors in another way
 MEETING_TIMEOUT = timedelta(minutes=30)  # for a launcher to start all processes
 TIMEOUT = timedelta(hours=6)  # a validation of the first process, for which the others wait, may take long
+
+_strategy: Strategy = "ddp"  # of the processes that have joined
 
 
 def rank() -> int:
@@ -36,6 +40,11 @@ def size() -> int:
 def leads() -> bool:
     """Return whether this process validates, prints and writes files."""
     return rank() == 0
+
+
+def strategy() -> Strategy:
+    """Return what each of the processes that train together holds."""
+    return _strategy
 
 
 class Meeting(NamedTuple):
@@ -61,12 +70,15 @@ def _ready(number: int) -> str:
 
 
 @contextmanager
-def joined(place: Meeting, number: int, count: int, local_number: int | None = None) -> Iterator[None]:
-    """Join the others as process `number` of `count` within this context.
+def joined(place: Meeting, number: int, count: int, local_number: int | None = None, strategy: Strategy = "ddp") -> Iterator[None]:
+    """Join the others as process `number` of `count` within this context. All take the `strategy` of the first one.
 
     Where there are GPUs, use that of `local_number`, the number of the process on its machine (None: `number`); a process that sees
     one GPU uses this one.
     """
+    global _strategy  # beside the process group of torch, which is global as well
+    if number == 0:
+        place.store.set("strategy", strategy)
     place.store.set(_ready(number), "")
     has_gpu = torch.cuda.is_available()
     if has_gpu:
@@ -74,10 +86,16 @@ def joined(place: Meeting, number: int, count: int, local_number: int | None = N
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if has_gpu else "gloo", store=place.store, rank=number, world_size=count, timeout=TIMEOUT
     )
+    _strategy = _known_strategy(place.store.get("strategy").decode())
     try:
         yield
     finally:
+        _strategy = "ddp"
         dist.destroy_process_group()
+
+
+def _known_strategy(name: str) -> Strategy:
+    return next(each for each in get_args(Strategy) if each == name)
 
 
 def is_lost(error: BaseException) -> bool:
@@ -110,6 +128,25 @@ def check_count(count: int) -> None:
         raise UsageError(f"this machine has {counted(found, 'GPU')}, and each process needs one, got --trainer.devices {count}")
 
 
+def check_strategy(name: str, count: int) -> Strategy:
+    """Return the strategy of a name. Raises UsageError if there is none, or if it needs more than `count` processes."""
+    if name not in get_args(Strategy):
+        hint = "; parameters are not divided over processes, zero1 divides the optimizer's state" if "fsdp" in name.lower() else ""
+        raise UsageError(f"--trainer.strategy must be {' or '.join(get_args(Strategy))}, got {name!r}{hint}")
+    if name == "zero1" and count < 2:
+        raise UsageError(
+            f"--trainer.strategy zero1 divides the optimizer's state over processes; add --trainer.devices 2 or more, got {count}"
+        )
+    return _known_strategy(name)
+
+
+def have_gradients(parameters: Sequence[nn.Parameter]) -> list[bool]:
+    """Return whether each parameter has a gradient in any of the processes."""
+    is_given = torch.tensor([each.grad is not None for each in parameters], dtype=torch.int32)
+    dist.all_reduce(is_given, dist.ReduceOp.MAX)
+    return [bool(each) for each in is_given.tolist()]
+
+
 def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Replace the gradient of each parameter by its sum over the processes, added up in the order of their ranks.
 
@@ -117,9 +154,7 @@ def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """
     if size() == 1:
         return
-    is_given = torch.tensor([each.grad is not None for each in parameters], dtype=torch.int32)
-    dist.all_reduce(is_given, dist.ReduceOp.MAX)
-    summed = [each for each, given in zip(parameters, is_given.tolist(), strict=True) if given]
+    summed = [each for each, given in zip(parameters, have_gradients(parameters), strict=True) if given]
     gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in summed]
     if not gradients:
         return
@@ -132,10 +167,9 @@ def sum_in_order(values: Tensor) -> Tensor:
     """Return the sum of the values [V] of all processes, added up in the order of their ranks.
 
     The order of an all-reduce depends on the number of processes and the library, and with it the last bits of the sum. Here each
-    process adds up its share of the places, as one process adds up the parts of a step; the bytes that are sent are as many.
+    process adds up its share of the places, as one process adds up the parts of a step; about as many bytes are sent.
     """
-    count = size()
-    share = -(-len(values) // count)
+    count, share = size(), _share(len(values))
     padded = nn.functional.pad(values, (0, share * count - len(values)))
     received = torch.empty_like(padded)
     dist.all_to_all_single(received, padded)
@@ -144,6 +178,24 @@ def sum_in_order(values: Tensor) -> Tensor:
         own += each
     dist.all_gather(list(padded.view(count, share)), own)
     return padded[: len(values)]
+
+
+def own_share(values: Tensor) -> Tensor:
+    """Return this process's share of values [V], a view: V / processes of them, rounded up to `SHARE_UNIT`, or those that are left."""
+    share = _share(len(values))
+    return values[rank() * share : (rank() + 1) * share]
+
+
+def of_shares(own: Tensor, total: int) -> Tensor:
+    """Return values [V] from the shares of all processes; `total` is V, `own` the share of this process."""
+    count, share = size(), _share(total)
+    found = own.new_empty(share * count)
+    dist.all_gather(list(found.view(count, share)), nn.functional.pad(own, (0, share - len(own))))
+    return found[:total]
+
+
+def _share(total: int) -> int:
+    return -(-total // (size() * SHARE_UNIT)) * SHARE_UNIT
 
 
 def from_first(value: Value) -> Value:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from inspect import isfunction
 from itertools import islice
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from pandas import DataFrame
 
-from genrec import run_experiments, run_files, studies
+from genrec import process_group, run_experiments, run_files, studies
 from genrec.engines import engine_of
 from genrec.errors import UsageError
 from genrec.errors import given as shown
@@ -84,6 +85,7 @@ def run(
     trackers: Mapping[str, Tracker] | None = None,
     on: str | None = None,
     devices: int = 1,
+    strategy: str = "ddp",
     origin: Origin | None = None,
     overridden: bool = False,
 ) -> Results:
@@ -101,6 +103,7 @@ def run(
         devices: processes that train each policy together, a GPU for each where there are GPUs (`genrec.training_processes`). Steps
             are then computed in at least as many parts (`Optimization.accumulate`). If a launcher such as torchrun has started these
             processes, the first one runs and records the rows, and the others take part in its trainings and return no tables.
+        strategy: what each of these processes holds: "ddp", a whole optimizer, or "zero1", its share of the optimizer's state.
         origin: makes the same list of experiments in a worker process; None: the experiments are sent there.
         overridden: whether settings of the experiments were changed on the command line; `devices` changes some, too.
 
@@ -108,17 +111,18 @@ def run(
     listed = _listed(experiments)
     if seeds is not None:
         listed = with_seeds(listed, seed_numbers(seeds))
+    divided = process_group.check_strategy(strategy, devices)
     sweep, launch = None, launch_of(devices)
     helpers: Callable[[int], Helpers] | None = None
     if devices != 1:
-        listed, helpers = train_together(listed, origin, devices, on, None if launch is None else launch.local_size)
+        listed, helpers = train_together(listed, origin, devices, on, None if launch is None else launch.local_size, divided)
     if launch is not None and launch.rank:
         launch.follow(listed)
         return Results(())
     if on is not None:
         sweep = Sweep(engine_of(on), given(listed) if origin is None else origin)
     with nullcontext() if launch is None else launch.leading():
-        started = helpers if launch is None else launch.helpers
+        started = helpers if launch is None else partial(launch.helpers, strategy=divided)
         run_experiments.run(listed, refresh, replace, study, trackers, sweep, started, overridden or devices != 1)
     numbers = {name: {each.seed for each in listed if each.name == name} for name in (each.name for each in listed)}
     trained = {each.name for each in listed if "sft" in each.stages}

@@ -119,6 +119,7 @@ class LocalHelpers:
     origin: Origin
     number: int  # place of the experiment among those of the origin, from 0
     count: int  # processes
+    strategy: process_group.Strategy = "ddp"
 
     @contextmanager
     def __call__(self, stage: str, key: str, folder: Path) -> Iterator[None]:
@@ -132,7 +133,7 @@ class LocalHelpers:
         pool = LocalEngine(self.count - 1, own).start()
         torch.set_num_threads(min(own, before))
         try:
-            with led(meeting, pool.submit(tasks)):
+            with led(meeting, pool.submit(tasks), self.strategy):
                 yield
         finally:
             pool.close()
@@ -140,7 +141,13 @@ class LocalHelpers:
 
 
 @contextmanager
-def led(meeting: process_group.Meeting, others: Sequence[Future], local_rank: int = 0, grace: float = GRACE_SECONDS) -> Iterator[None]:
+def led(
+    meeting: process_group.Meeting,
+    others: Sequence[Future],
+    strategy: process_group.Strategy,
+    local_rank: int = 0,
+    grace: float = GRACE_SECONDS,
+) -> Iterator[None]:
     """Join the others as the first process within this context, and wait until they have ended.
 
     Raises the error of the first of them that fails. `grace` are the seconds for such an error to arrive after a connection is lost.
@@ -150,7 +157,7 @@ def led(meeting: process_group.Meeting, others: Sequence[Future], local_rank: in
         _wait_until(lambda: meeting.all_are_ready(len(others)), others)
         threading.Thread(target=_end_with, args=(others, done), daemon=True).start()
         try:
-            with process_group.joined(meeting, 0, len(others) + 1, local_rank):
+            with process_group.joined(meeting, 0, len(others) + 1, local_rank, strategy):
                 yield
         except RuntimeError as error:
             raise (_first_error(others, grace) if process_group.is_lost(error) else None) or error from error
@@ -197,7 +204,12 @@ def _end_with(futures: Sequence[Future], done: threading.Event) -> None:
 
 
 def train_together(
-    experiments: Sequence[Experiment], origin: Origin | None, count: int, engine: str | None, here: int | None = None
+    experiments: Sequence[Experiment],
+    origin: Origin | None,
+    count: int,
+    engine: str | None,
+    here: int | None = None,
+    strategy: process_group.Strategy = "ddp",
 ) -> tuple[list[Experiment], Callable[[int], LocalHelpers]]:
     """Return the experiments with steps in parts, and what starts the processes for the experiment at a place of the list.
 
@@ -211,4 +223,4 @@ def train_together(
         raise UsageError(f"--trainer.devices {count} and --on {engine} exclude each other; give one of them")
     process_group.check_count(count if here is None else here)
     cut = InParts(given(list(experiments)) if origin is None else origin, count)
-    return [in_parts(each, count) for each in experiments], lambda number: LocalHelpers(cut, number, count)
+    return [in_parts(each, count) for each in experiments], lambda number: LocalHelpers(cut, number, count, strategy)

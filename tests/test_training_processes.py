@@ -106,7 +106,7 @@ def one_of_three(rank: int, file: str) -> None:
 
 
 def test_gradients_are_added_up_in_the_order_of_the_processes(tmp_path: Path) -> None:
-    """By hand, in float32: (1e8 - 1e8) + 1 = 1, but (1 + 1e8) - 1e8 = 0. Four places over three processes: two of them are padding.
+    """By hand, in float32: (1e8 - 1e8) + 1 = 1, but (1 + 1e8) - 1e8 = 0. The first share has all four places.
 
     Forks have the libraries of this process; sums of four numbers use no threads, which a fork would lack.
     """

@@ -68,20 +68,23 @@ def save(
     folder: Path,
     training: TrainingId,
     policy: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    moments: Mapping[int, Mapping[str, Tensor]],
     best: dict[str, Tensor],
     objective_state: dict[str, Tensor],
     progress: TrainingProgress,
 ) -> None:
-    """Write a checkpoint to `folder`. An older one there is replaced only after the new one is complete."""
+    """Write a checkpoint to `folder`. An older one there is replaced only after the new one is complete.
+
+    `moments` is the optimizer's state by parameter number, that of the whole parameters.
+    """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(_contiguous(policy.state_dict()), partial / "policy.safetensors")
     save_file(_contiguous(best), partial / "best.safetensors")
     save_file(_contiguous(objective_state), partial / "objective.safetensors")
-    moments = {f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items() for name, value in state.items()}
-    save_file(_contiguous(moments), partial / "optimizer.safetensors")
+    named = {f"{index}.{name}": value for index, state in moments.items() for name, value in state.items()}
+    save_file(_contiguous(named), partial / "optimizer.safetensors")
     write_json(partial / "progress.json", progress._asdict())
     files = {name: {"size": (partial / name).stat().st_size, "sha256": file_hash(partial / name)} for name in FILES}
     record = {"files": files, "training": training._asdict()}

@@ -16,6 +16,7 @@ from genrec.non_finite_source import find_source, named_tensors
 from genrec.randomness import PartOfStep, seed_of
 from genrec.training.batch_stream import Part
 from genrec.training.numerics import FiniteCheck
+from genrec.training.optimizer_shards import Moments, OptimizerShards
 from genrec.training.recipes import Optimization
 from genrec.training.schedule import Schedule, learning_rate
 from genrec.types import TrainingStep
@@ -43,15 +44,26 @@ class Training(lightning.LightningModule):
         self.batch: Any = None  # of the step
         self.objective_modules = nn.ModuleList(objective.modules)  # Lightning moves them to the policy's device
         self.step = 0
-        self.optimizer_state: dict[int, dict[str, Tensor]] = {}
+        self.optimizer_state: Moments = {}  # of a checkpoint
+        self.shards: OptimizerShards | None = None  # None: this process optimizes the whole parameters
         self.logged: list[PartLog] = []  # of the last step
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW over the policy's parameters, with the moments of the checkpoint after a resume."""
-        optimizer = adamw(self.trained_parameters(), self.plan.learning_rate, self.optimization.weight_decay)
-        if self.optimizer_state:
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
+        """Return AdamW over the policy's parameters or their shares, with the moments of the checkpoint after a resume."""
+        parameters, moments = self.trained_parameters(), self.optimizer_state
+        if process_group.strategy() == "zero1":
+            self.shards = OptimizerShards(parameters)
+            parameters, moments = self.shards.own, self.shards.cut(moments)
+        optimizer = adamw(parameters, self.plan.learning_rate, self.optimization.weight_decay)
+        if moments:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        self.optimizer_state = {}
         return optimizer
+
+    def moments(self, optimizer: torch.optim.Optimizer) -> Moments:
+        """Return the optimizer's state for the checkpoint; that of shares is collected by the first process."""
+        own: Moments = optimizer.state_dict()["state"]
+        return own if self.shards is None else self.shards.whole(own)
 
     def training_step(self, parts: tuple[Part, ...], batch_idx: int) -> None:
         """Take a step of the optimizer with the gradients of all parts, each weighted by its share of the targets.
@@ -71,12 +83,23 @@ class Training(lightning.LightningModule):
         optimizer.zero_grad()
         self.parts = [(part, share) for part, share in with_shares(parts) if part.batch is not None]
         self.logged = [PartLog(part.number, share, self._backward(part, share)) for part, share in self.parts]
-        trained = self.trained_parameters()
-        process_group.add_up_gradients(trained)
-        norm = torch.nn.utils.clip_grad_norm_(trained, self.optimization.max_grad_norm)
+        norm = self._add_up_gradients()
         loss = mean_of(self.logged, "loss") if self.logged else torch.zeros_like(norm)  # 0: other processes have all the parts
         self.check.add(self.step, loss, norm, self._find_source)
         optimizer.step()
+        if self.shards is not None:
+            self.shards.exchange()
+
+    def _add_up_gradients(self) -> Tensor:
+        """Add up the gradients over the processes and clip them. Return their L2 norm before clipping."""
+        limit = self.optimization.max_grad_norm
+        if self.shards is None:
+            trained = self.trained_parameters()
+            process_group.add_up_gradients(trained)
+            return torch.nn.utils.clip_grad_norm_(trained, limit)
+        norm = self.shards.add_up_gradients()
+        torch.nn.utils.clip_grads_with_norm_(self.shards.own, limit, norm)
+        return norm
 
     def _loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what the objective returns for a part: its loss and the metrics to log."""

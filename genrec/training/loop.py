@@ -115,7 +115,7 @@ class TrainingCallback(lightning.Callback):
         self._emit_rows()
         self.bar.advance(note=self._note())
         if not self.logged and (self.signal is not None or is_time):
-            self._save(pl_module.policy, trainer.optimizers[0])
+            self._save(pl_module, trainer.optimizers[0])
         if self.signal is not None:
             raise Stopped(self.signal, f"stopped at step {pl_module.step}, checkpoint saved; run the same command to resume")
 
@@ -131,13 +131,14 @@ class TrainingCallback(lightning.Callback):
         self.curves.pending += [mean_logs(parts) for parts in of_all_processes(self.logged)]
         self.logged = []
 
-    def _save(self, policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, module: Training, optimizer: torch.optim.Optimizer) -> None:
         """Save a checkpoint, unless the policy has non-finite weights."""
+        policy, moments = module.policy, module.moments(optimizer)
         self.check.check_weights(policy, self.progress.step)
         self.collect(policy)
         self.progress = self.progress._replace(pending=self.curves.pending_values())
         if process_group.leads():
-            checkpoint.save(self.folder, self.identity, policy, optimizer, self.best, self.objective_state.tensors(), self.progress)
+            checkpoint.save(self.folder, self.identity, policy, moments, self.best, self.objective_state.tensors(), self.progress)
         self.check.saved_step, self.saved = self.progress.step, time.monotonic()
 
     def collect(self, policy: nn.Module) -> None:
@@ -201,6 +202,8 @@ def train(
     process_group.from_first(None)  # no process writes a checkpoint before all have read the old one
     patience = recipe.validation.patience
     say(f"{description}: {plan}, {progress.precision}")
+    if process_group.strategy() == "zero1":
+        say(f"{description}: each of the {process_group.size()} processes keeps its share of the optimizer's state (zero1)")
     for warning in plan.warnings(path):
         say(f"{description}: warning: {warning}")
     with ProgressBar(description, plan.max_steps) as bar:

@@ -35,7 +35,8 @@ def save(folder: Path, progress: TrainingProgress = PROGRESS) -> TigerPolicy:
     optimizer = torch.optim.AdamW(built.parameters())
     built.level_log_prob(torch.tensor([[1, 2]]), torch.tensor([[3]])).sum().backward()
     optimizer.step()
-    checkpoint.save(folder, OWNER, built, optimizer, checkpoint.weights(built), {"count": torch.tensor([3])}, progress)
+    moments = optimizer.state_dict()["state"]
+    checkpoint.save(folder, OWNER, built, moments, checkpoint.weights(built), {"count": torch.tensor([3])}, progress)
     return built
 
 
