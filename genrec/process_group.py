@@ -160,7 +160,8 @@ def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
         return
     flat = sum_in_order(torch.cat([each.reshape(-1) for each in gradients]))
     for each, value in zip(summed, torch.split(flat, [each.numel() for each in summed]), strict=True):
-        each.grad = value.view_as(each)
+        value = value.view_as(each)
+        each.grad = value if each.is_contiguous() else torch.empty_like(each).copy_(value)  # AdamW needs the parameter's strides
 
 
 def sum_in_order(values: Tensor) -> Tensor:

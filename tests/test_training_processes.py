@@ -281,3 +281,16 @@ def test_a_process_that_ends_ends_all_and_the_command_goes_on(killed: str, tmp_p
         json.loads(next((tmp_path / each).glob("artifacts/evaluate/*/metrics.json")).read_text()) for each in ("killed", "whole")
     ]
     assert metrics[0] == metrics[1]
+
+
+def test_the_sum_of_gradients_has_the_layout_of_its_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW reads a gradient by the strides of its parameter, so a transposed parameter needs a transposed sum."""
+    parameter = torch.nn.Parameter(torch.arange(6.0).view(3, 2).T)
+    parameter.grad = torch.arange(6.0, 12.0).view(2, 3)
+    expected = parameter.grad.clone()
+    monkeypatch.setattr(process_group, "size", lambda: 2)
+    monkeypatch.setattr(process_group, "have_gradients", lambda parameters: [True])
+    monkeypatch.setattr(process_group, "sum_in_order", lambda values: values)
+    process_group.add_up_gradients([parameter])
+    assert parameter.grad.stride() == parameter.stride()
+    assert torch.equal(parameter.grad, expected)
