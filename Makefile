@@ -10,11 +10,18 @@ INSTALL := $(PIP) install --quiet --constraint requirements.lock
 EDITABLE := $(INSTALL) --no-build-isolation --editable
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
+# Print the path of python$version; fail if it is missing or makes no environments. pyenv starts it only if a release is chosen.
+FIND_PYTHON = PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | grep "^$$version\.[0-9]*$$" | tail -1) \
+	python$$version -c 'import ensurepip, sys; print(sys.executable)' 2>/dev/null
+# The packages and tests of `make test-wheel`: reading of source code and of command lines, a training, a plug-in's check.
+WHEEL_PACKAGES := pytest pytest-timeout hypothesis pyyaml
+WHEEL_TESTS := tests/test_source_hash.py tests/test_overrides.py tests/test_check_command.py tests/test_conformance_losses.py \
+	tests/training/test_checkpoint.py tests/data/test_data_frames.py
 # Print the elapsed time since the shell variable `began`.
 ELAPSED = echo "done in $$(($$(date +%s) - began)) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-pythons lint format notebooks hooks docs wheel clean
+.PHONY: help install quickstart test test-slow test-pythons test-wheel lint format notebooks hooks docs wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*  ## /\1@/p' Makefile | awk -F@ '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -33,10 +40,23 @@ test-slow: $(VENV)/installed-test  ## run every test that this machine can run
 
 test-pythons:  ## run the fast tests on each supported Python of this machine, in .venv-3.11, .venv-3.12 and .venv-3.13
 	@failed=; for version in $(PYTHONS); do \
-	if ! python$$version -c '' 2>/dev/null; then echo "python$$version is not on the path and is left out."; continue; fi; \
-	echo "Testing with python$$version in $(VENV)-$$version."; \
-	$(MAKE) --no-print-directory test PYTHON=python$$version VENV=$(VENV)-$$version || failed="$$failed $$version"; done; \
+	program=$$($(FIND_PYTHON)) || { echo "This machine has no python$$version with ensurepip: left out."; continue; }; \
+	echo "Testing with $$program in $(VENV)-$$version."; \
+	$(MAKE) --no-print-directory test PYTHON=$$program VENV=$(VENV)-$$version || failed="$$failed $$version"; done; \
 	test -z "$$failed" || { echo "The tests failed on Python$$failed."; exit 1; }
+
+test-wheel: wheel  ## install the wheel on each other supported Python of this machine, and run commands and a few tests with it
+	@failed=; own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	for version in $(PYTHONS); do test $$version != $$own || continue; \
+	program=$$($(FIND_PYTHON)) || { echo "This machine has no python$$version with ensurepip: the wheel is not tested on it."; continue; }; \
+	echo "Installing the wheel with $$program in $(VENV)-wheel."; began=$$(date +%s); \
+	rm -rf $(VENV)-wheel; $$program -m venv $(VENV)-wheel && \
+	$(VENV)-wheel/bin/python -m pip --disable-pip-version-check install --quiet --constraint requirements.lock \
+		$$(echo dist/*.whl)[$(FAISS),report] $(WHEEL_PACKAGES) && \
+	$(VENV)-wheel/bin/python tests/installed_package.py && \
+	env --unset PYTHONPATH PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 $(VENV)-wheel/bin/pytest -m "not slow and not gpu" $(WHEEL_TESTS) && \
+	$(ELAPSED) || failed="$$failed $$version"; rm -rf $(VENV)-wheel; done; \
+	test -z "$$failed" || { echo "The wheel fails on Python$$failed."; exit 1; }
 
 lint: $(VENV)/installed-test  ## check style, formatting, types and the Dockerfile
 	$(BIN)/ruff check .
@@ -62,8 +82,8 @@ wheel: $(VENV)/installed  ## build dist/genrec-*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-clean:  ## remove .venv, .venv-3.*, caches and everything that was built; data/ stays
-	rm -rf $(VENV) $(PYTHONS:%=$(VENV)-%) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build *.egg-info
+clean:  ## remove .venv, .venv-*, caches and everything that was built; data/ stays
+	rm -rf $(VENV) $(VENV)-wheel $(PYTHONS:%=$(VENV)-%) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build *.egg-info
 
 # The lock is a constraint file. torch is installed first and alone, so that its build is chosen before another package requires it.
 # The sizes were measured on x86-64 Linux with Python 3.11.

@@ -1,10 +1,17 @@
-"""An installed genrec, as a user runs it: its command, in a folder without a checkout."""
+"""An installed genrec, as a user runs it: its command, in a folder without a checkout.
+
+As a program, checks the genrec of the Python that runs it: `ENVIRONMENT/bin/python tests/installed_package.py`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 TINY = """\
@@ -37,6 +44,18 @@ def run(*command: str, cwd: Path, variables: dict[str, str]) -> str:
     return result.stdout
 
 
+def check_package(programs: Path, folder: Path) -> None:
+    """Import the genrec of the environment with these programs from an empty folder, and plan the quick start there."""
+    folder.mkdir()
+    variables = environment(programs)
+    place = run("python", "-c", "import genrec; print(genrec.__file__)", cwd=folder, variables=variables)
+    assert place.startswith(str(programs.parent / "lib")), place
+    assert run("genrec", "--version", cwd=folder, variables=variables).split() == ["genrec", version("genrec")]
+    planned = run("genrec", "run", "genrec.quickstart:comparison", "--dry-run", cwd=folder, variables=variables)
+    assert planned.count("evaluate ") == 27  # 2 baselines, 8 rows with 3 seeds each, and the line of the totals
+    assert not any(folder.iterdir())
+
+
 def check_commands(programs: Path, folder: Path) -> None:
     """Run the commands of the genrec in `programs` from the new folder `folder`: help, a tiny experiment and what reads its row."""
     folder.mkdir()
@@ -60,3 +79,16 @@ def check_commands(programs: Path, folder: Path) -> None:
     genrec("export", "tiny", "exported")
     exported = json.loads(genrec("recommend", "exported", "--history", "item-0", "--n", "3", "--json"))
     assert [each["item_id"] for each in exported["recommendations"]] == items
+
+
+def main() -> None:
+    """Check the genrec of this Python in a temporary folder."""
+    programs = Path(sys.executable).parent
+    with tempfile.TemporaryDirectory() as folder:
+        check_package(programs, Path(folder) / "empty")
+        check_commands(programs, Path(folder) / "work")
+    print(f"genrec {version('genrec')} works with Python {platform.python_version()}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from test_engines import Call, held, kill_itself, process_and_threads, raise_again, report_of, wait_for
-from test_sweeps import popularity
+from test_sweeps import MINE, files_of, popularity, run_command, seeds_of
 from test_tuning_on_engines import sft
 from test_tuning_on_engines import summary as trials_of
 from worlds import cyclic
@@ -135,6 +135,8 @@ def cluster() -> Iterator[RayPool]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # writes no token to the user's folder
         patch.setenv("RAY_enable_worker_prestart", "0")
+        for name in ("agent_register_timeout_ms", "gcs_server_port_wait_time_s", "worker_register_timeout_seconds"):
+            patch.setenv(f"RAY_{name}", str(600_000 if name.endswith("_ms") else 600))  # Ray aborts after 30 s on a busy machine
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, runtime_env={"env_vars": environment})
         yield RayEngine().start()
         ray.shutdown()
@@ -209,3 +211,40 @@ def test_a_cluster_repeats_the_run_of_one_process(
     finally:
         torch.set_num_threads(threads)
     assert run(engine, tmp_path / "cluster", monkeypatch) == plain
+
+
+@pytest.fixture(scope="module")
+def address(cluster: RayPool) -> str:
+    """The address of the cluster, for another process."""
+    return str(cluster.ray.get_runtime_context().gcs_address)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of the list of `MINE`, run in one process."""
+    folder = tmp_path_factory.mktemp("plain")
+    (folder / "mine.py").write_text(MINE)
+    found = run_command(folder / "data")
+    assert found.returncode == 0, found.stderr
+    return folder / "data"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_command_on_ray_goes_on_from_its_checkpoints(
+    address: str, plain: Path, tmp_path: Path, home: Path, number: signal.Signals
+) -> None:
+    """In step 3 of a training its worker is killed, or the command gets Ctrl-C; then the same command."""
+    (tmp_path / "mine.py").write_text(MINE)
+    home.mkdir()
+    (home / f"signal-{int(number)}").touch()
+    first = run_command(home, "--on", f"ray:{address}")
+    assert first.returncode == {signal.SIGKILL: 1, signal.SIGINT: 130}[number], first.stderr
+    assert ("the Ray worker of sft of cyclic-" in first.stderr) == (number == signal.SIGKILL)
+    assert list(home.glob("artifacts/sft/.*.partial/checkpoint/last"))
+    again = run_command(home, "--on", f"ray:{address}")
+    assert again.returncode == 0, again.stderr
+    assert files_of(home) == files_of(plain)
+    assert seeds_of(home) == seeds_of(plain)
+    assert not list(home.glob("runs/failed/*.json"))
+    assert not list(home.glob("runs/running/[!.]*.json"))

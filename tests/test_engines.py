@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -123,16 +124,26 @@ class NoCluster:
         return False
 
     @staticmethod
-    def init(address: str | None) -> None:
-        raise Exception(f"no node at {address}")
+    def init(address: str | None, runtime_env: dict[str, Any]) -> None:
+        raise Exception(f"no node at {address} for {runtime_env}")
 
 
 def test_a_ray_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", NoCluster)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     with pytest.raises(
-        ResourceError, match=r"the Ray cluster 10\.0\.0\.1:6379 can't be reached or started \(no node at 10\.0\.0\.1:6379\)"
+        ResourceError, match=r"the Ray cluster 10\.0\.0\.1:6379 can't be reached or started \(no node at 10\.0\.0\.1:6379 for {}\)"
     ):
         RayEngine("10.0.0.1:6379").start()
+
+
+def test_ray_workers_take_over_the_python_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", NoCluster)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"/mine{os.pathsep}beside")
+    expected = {"env_vars": {"PYTHONPATH": f"/mine{os.pathsep}{tmp_path}/beside"}}
+    with pytest.raises(ResourceError, match=re.escape(f"for {expected}")):
+        RayEngine().start()
 
 
 def test_workers_share_the_threads() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from genrec.engines.engine_protocols import Task
@@ -23,7 +25,7 @@ class RayEngine:
         is_own = not ray.is_initialized()
         if is_own:
             try:
-                ray.init(address=self.address or None)
+                ray.init(address=self.address or None, runtime_env=_runtime_environment())
             except Exception as error:  # Ray raises a plain Exception if a cluster does not start in time
                 where = f"the Ray cluster {self.address}" if self.address else "a Ray cluster"
                 raise ResourceError(
@@ -85,6 +87,14 @@ class RayPool:
                 self.ray.cancel(future.reference, force=True)
         if self.is_own:
             self.ray.shutdown()
+
+
+def _runtime_environment() -> dict[str, Any]:
+    """Return what the workers take over before they import a task: PYTHONPATH, which a cluster that runs already does not have."""
+    folders = os.environ.get("PYTHONPATH", "")
+    if not folders:
+        return {}
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(str(Path(folder).absolute()) for folder in folders.split(os.pathsep))}}
 
 
 def _ray() -> Any:
