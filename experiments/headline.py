@@ -29,9 +29,10 @@ family of one, named before any test figure of these rows. A finding on this bas
 `toys_digits_only` repeats that endpoint on Toys with the recipe of Beauty unchanged, number of steps included, named before any of its
 rows was run: NDCG@10 on test, seen items kept, of its `gated-long` against its `continued-long`, five seeds, a family of one.
 
-`toys_gate_alone` asks whether that gain comes from the negatives or from the choice of rows. Endpoint, named before its new row was
-run: NDCG@10 on test, seen items kept, of `gated-long` against `gated-likelihood-long`, which takes the same steps with the likelihood
-of the rows that the gate lets through in place of S-DPO; five seeds, a family of one. `digits_gate_alone` is the same on Beauty.
+`toys_gate_alone` asks whether that gain, which was known, comes from the negatives or from the choice of rows. Endpoint, named before
+its new row was run: NDCG@10 on test, seen items kept, of `gated-long` against `gated-likelihood-long`, which takes the same steps with
+the likelihood of the rows that the gate lets through in place of S-DPO; five seeds, a family of one. `digits_gate_alone` is the same
+on Beauty.
 
 For 43.5 % of Beauty's users the last two events have one date, and the order of the file decides which is the target.
 

@@ -15,8 +15,8 @@ Named before any run of these rows: the primary endpoint of `beauty` is NDCG@10 
 validation.
 
 Endpoints of `repeats`, named before any of its rows was run: NDCG@10 on test, seen items kept, of `beauty-rpg-repeat-sft` against
-`beauty-rpg-sft`, and against SASRec with the same score (Holm over the two). No test item of Beauty is in its user's history, so a
-policy that learns this from training events may come near to the ranking with seen items filtered.
+`beauty-rpg-sft`, and against SASRec with the same score (Holm over the two). Users of Beauty take an item once, so a policy
+that learns this from training events may come near to the ranking with seen items filtered.
 
 The recipe of `sft` follows seven runs of 8 to 30 epochs, seed 0, by NDCG@10 of all users on validation; its dropout and length are
 beyond them. See experiments/results/parallel.md, which also has one seed of an earlier recipe without item embeddings
@@ -122,7 +122,8 @@ def repeats() -> list[Experiment]:
 def with_repeat_score(base: Experiment) -> Experiment:
     """Return a row with a learned score for the items of the history."""
     policy: Any = base.policy
-    return replace(base, name=f"{base.name.removesuffix('-sft')}-repeat-sft", policy=replace(policy, repeat_score=True))
+    name = base.name.replace("-sft", "-repeat-sft") if base.name.endswith("-sft") else f"{base.name}-repeat-score"
+    return replace(base, name=name, policy=replace(policy, repeat_score=True))
 
 
 def digits(num_levels: int) -> Experiment:

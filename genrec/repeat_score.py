@@ -17,8 +17,13 @@ LARGEST_SHARE = 1 - 1e-6  # of the probability that items of the history have to
 
 
 def items_so_far(history: Tensor, places: Tensor) -> Tensor:
-    """Return each item of histories int64 [B, T] up to places int64 [X, 2] once: int64 [X, T], 0 elsewhere."""
+    """Return each item of histories int64 [B, T] up to places int64 [X, 2] once: int64 [X, T], 0 elsewhere.
+
+    A 0 within a history divides copies of one sequence (`Supervised(padding="repeat")`); items before the last one are left out.
+    """
     items = prefixes(history, places)
+    in_copy = (items == 0).flip(1).cumsum(1).flip(1) == 0
+    items = items.masked_fill(~in_copy, 0)
     return items.masked_fill(repeated(items), 0)
 
 
@@ -47,7 +52,8 @@ class RepeatScore(nn.Module):
         """Return the log-sum-exp of the catalog's scores with the number added.
 
         `total` float32 [X] is the log-sum-exp without it, and `seen_scores` float32 [X, T] are the scores without it of the items of
-        the history, each once, -inf where there is none.
+        the history, each once, -inf where there is none. In float32 the error is below 0.01 while these items have up to 0.99999 of
+        the probability without the number.
         """
         share = (seen_scores - total.unsqueeze(1)).exp().sum(1).clamp(max=LARGEST_SHARE)
         return total + torch.log1p(share * torch.expm1(self.value()))

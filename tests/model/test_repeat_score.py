@@ -59,6 +59,14 @@ def test_items_of_a_history_by_hand() -> None:
     assert found == [[0, 0, 2, 5, 7], [0, 0, 0, 2, 5], [0, 0, 0, 0, 0], [0, 0, 0, 2, 5]]
 
 
+def test_copies_of_a_sequence_are_other_histories() -> None:
+    """A window of RepPad holds the sequence 1 2 3 4 twice: the targets 2, 3, 4 of the second copy are not in its history so far."""
+    history = torch.tensor([[3, 4, 0, 1, 2, 3, 4]])
+    places = torch.tensor([[0, place] for place in range(7)])
+    found = [sorted(set(row) - {0}) for row in items_so_far(history, places).tolist()]
+    assert found == [[3], [3, 4], [], [1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
+
+
 def test_probabilities_by_hand() -> None:
     """Three items with probabilities .5, .25, .25; the first was seen and gets log(1/2) more: .25 / .75 = 1/3 each."""
     score = RepeatScore()
