@@ -98,7 +98,7 @@ def _built(stage: str, experiment: Experiment, refresh: str | None, done: set[st
     try:
         stages.check_components(experiment, artifacts["data"].folder)
     except GenrecError as error:
-        warning = f"warning: genrec run will refuse this: {error}"
+        warning = f"warning: a training will refuse this: {error}"
         if warning not in warned:
             say(warning)
         warned.add(warning)

@@ -171,7 +171,7 @@ def test_what_the_policy_lacks_is_a_warning_of_the_commands_that_train_nothing(
     assert main(["data", "mine.py:timed"]) == 0
     printed = capsys.readouterr()
     assert "20 users, 9 items, 120 interactions" in printed.out
-    assert printed.err.count("warning: genrec run will refuse this: mine: Tiger reads times of events, and the data of") == 1
+    assert printed.err.count("warning: a training will refuse this: mine: Tiger reads times of events, and the data of") == 1
     assert main(["run", "mine.py:timed"]) == 3
 
 
