@@ -14,9 +14,9 @@ all users on validation after its last epoch: `gated`, 0.0605 (experiments/resul
 are there because every run evaluates, and were not looked at.
 
 `beauty` starts from `parallel.repeat_sft`, which has learned to rank items of the history low, so that an alignment gains less by that
-alone. Endpoints, named before the rows were run: NDCG@10 on test of `gated` against `continued`, which takes the same steps on the
-same batches, five seeds; first with seen items kept, a family of one, then filtered. `gated-likelihood`, added after two seeds of the
-others had been seen, tells what the choice of targets is worth. `toys` has the same endpoints.
+alone. Endpoint, named before the rows were run: NDCG@10 on test, seen items kept, of `gated` against `continued`, which takes the same
+steps on the same batches, five seeds, a family of one. Added after two seeds had been seen: the same with seen items filtered, and
+`gated-likelihood`, which tells what the choice of targets is worth. `toys` has the same endpoints.
 
 Cost: an alignment takes about 7 minutes of one core of an AMD EPYC, SFT 35. Results will stand in experiments/results.md.
 """
