@@ -27,6 +27,7 @@ from genrec.engines.task_reports import Report, interrupted, lost, perform, repo
 from genrec.errors import UsageError
 
 GUARD = "in a script, call genrec.run below: if __name__ == '__main__':"
+TOP_LEVEL = "define its classes and functions at the top level of a file, where pickle finds them"
 RESUME = "run the same command again to go on from its last checkpoint"
 WAIT_SECONDS = 0.1  # between two looks at a task that ends after its parent process
 
@@ -96,12 +97,20 @@ class LocalFuture:
 
 
 class _Worker:
-    """A running process. Raises BrokenProcessPool if it ends before it can take a task."""
+    """A running process. Raises BrokenProcessPool if it ends before it can take a task.
+
+    The executor of a lost process is shut down, which waits for its thread. Since Python 3.12 that thread holds a lock while it
+    reports the loss, and waits for this lock forever if it drops the last reference to the executor.
+    """
 
     def __init__(self, num_threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.executor = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(num_threads,))
-        self.process = self.executor.submit(os.getpid).result()
+        try:
+            self.process = self.executor.submit(os.getpid).result()
+        except BrokenProcessPool:
+            self.executor.shutdown()
+            raise
 
 
 class LocalPool:
@@ -148,9 +157,13 @@ class LocalPool:
                 if worker is None
                 else f"the worker process {worker.process} was killed in {title} (by a signal, or because memory ran out); {RESUME}"
             )
+            if worker is not None:
+                worker.executor.shutdown()
             worker = None
-        except BaseException as error:  # the task can't be pickled
+        except (OSError, MemoryError) as error:  # no process can be started
             report = report_of(error)
+        except Exception as error:  # the task can't be pickled; the class and the text depend on the object and on Python's version
+            report = report_of(UsageError(f"{future.task.title} can't be sent to a worker process ({error}); {TOP_LEVEL}"))
         finally:
             self._free.put(worker)
             future.end(report)
