@@ -56,8 +56,9 @@ SFT, at 10 validations:
 
     genrec curves ml100k-liked-rpg-rloo-alone ml100k-liked-rpg-ppo-alone --all --csv curves.csv
 
-Cost: SFT of one seed takes about 7 minutes of one core of an AMD EPYC, and an alignment of `losses` 15 to 25 s. `losses` and
-`lettingo` have their five seeds: experiments/results/losses-100k.md and judges-100k.md. The other tables have not been run.
+Cost: SFT of one seed takes about 7 minutes of one core of an AMD EPYC, and an alignment of `losses` 15 to 25 s. `losses`,
+`lettingo` and `oracle` have their five seeds: experiments/results/losses-100k.md, judges-100k.md, docs/methods/noisy-labels.md. The
+other tables have not been run.
 """
 
 from __future__ import annotations
