@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genrec.item_rows import contains, prefixes, repeated
+from genrec.item_rows import contains, last_places, prefixes, repeated
 
 SCALE = 10.0  # the score is the weight times this, since a weight moves by about the learning rate in a step
 LARGEST_SHARE = 1 - 1e-6  # of the probability that items of the history have together, so that the others keep some
@@ -38,7 +38,7 @@ class RepeatScore(nn.Module):
         """Return the number that is added, float32 [1]."""
         return self.weight.float() * SCALE
 
-    def added(self, scores: Tensor, seen: Tensor, first: int = 0) -> Tensor:
+    def added(self, scores: Tensor, seen: Tensor, *, first: int = 0) -> Tensor:
         """Return scores float32 [X, N] of the items after item `first` with the number added to those in seen, int64 [X, T]."""
         column = seen - 1 - first
         inside = (seen > 0) & (column >= 0) & (column < scores.shape[1])
@@ -57,3 +57,10 @@ class RepeatScore(nn.Module):
         """
         share = (seen_scores - total.unsqueeze(1)).exp().sum(1).clamp(max=LARGEST_SHARE)
         return total + torch.log1p(share * torch.expm1(self.value()))
+
+
+def seen_items(repeat_score: RepeatScore | None, history: Tensor, places: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Return `items_so_far` of places, or of the last place of each history, and nothing without a repeat score."""
+    if repeat_score is None:
+        return ()
+    return (items_so_far(history, last_places(history) if places is None else places),)

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
 from genrec.errors import UsageError
-from genrec.item_rows import keys, last_places, ranking
-from genrec.repeat_score import RepeatScore, items_so_far
+from genrec.item_rows import keys, ranking
+from genrec.repeat_score import RepeatScore, seen_items
 from genrec.row_chunks import in_chunks
 from genrec.sampled_item_loss import mean_item_loss
 from genrec.semantic_ids import SemanticIds
@@ -89,14 +89,15 @@ def place_level_log_prob(policy: CausalItemPolicy, history: Tensor, places: Tens
     def log_prob(states: Tensor, items: Tensor, *seen: Tensor) -> Tensor:
         return _logits(policy, states, *seen).log_softmax(-1).gather(1, (items - 1).clamp(min=0))
 
-    states, seen = _states(policy, history, places), _seen(policy, history, places)
+    states, seen = _states(policy, history, places), seen_items(_repeat_score(policy), history, places)
     scores = in_chunks(log_prob, MAX_LOGITS // len(policy.output_weights()), states, items, *seen)
     return scores.masked_fill(items == 0, -torch.inf).unsqueeze(-1)
 
 
 def catalog_log_prob(policy: CausalItemPolicy, history: Tensor, places: Tensor) -> Tensor:
     """Score all items after places int64 [X, 2] of histories int64 [B, T]: float32 [X, N]; see `genrec.types.CatalogPolicy`."""
-    return _logits(policy, _states(policy, history, places), *_seen(policy, history, places)).log_softmax(-1)
+    seen = seen_items(_repeat_score(policy), history, places)
+    return _logits(policy, _states(policy, history, places), *seen).log_softmax(-1)
 
 
 def sequence_log_prob(policy: CausalItemPolicy, history: Tensor, targets: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ def sequence_log_prob(policy: CausalItemPolicy, history: Tensor, targets: Tensor
     def log_prob(states: Tensor, targets: Tensor, *seen: Tensor) -> Tensor:
         return -nn.functional.cross_entropy(_logits(policy, states, *seen), targets - 1, reduction="none")
 
-    seen = _seen(policy, history, has_target.nonzero())
+    seen = seen_items(_repeat_score(policy), history, has_target.nonzero())
     log_probs = in_chunks(log_prob, MAX_LOGITS // len(policy.output_weights()), states, scored, *seen)
     empty = log_probs.new_full(targets.shape, -torch.inf)
     return empty.masked_scatter(has_target, log_probs).unsqueeze(-1)
@@ -173,11 +174,6 @@ def _repeat_score(policy: CausalItemPolicy) -> RepeatScore | None:
     return found if isinstance(found, RepeatScore) else None
 
 
-def _seen(policy: CausalItemPolicy, history: Tensor, places: Tensor) -> tuple[Tensor, ...]:
-    """Return the items of histories up to each place, int64 [X, T], if the policy has a repeat score, and nothing otherwise."""
-    return () if _repeat_score(policy) is None else (items_so_far(history, places),)
-
-
 def _log_prob(policy: CausalItemPolicy, history: Tensor) -> Tensor:
     """Return log p of items 1..N after the last place, float32 [B, N]."""
-    return _logits(policy, policy.encode(history)[:, -1], *_seen(policy, history, last_places(history))).log_softmax(-1)
+    return _logits(policy, policy.encode(history)[:, -1], *seen_items(_repeat_score(policy), history)).log_softmax(-1)

@@ -35,13 +35,12 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import UsageError, given
-from genrec.item_rows import last_places
 from genrec.model.catalog_extension import extend_policy
 from genrec.model.catalog_ranking import best_of_blocks
 from genrec.model.digit_policy import DigitPolicy
 from genrec.model.digit_sums import block_scores, log_sum_exp
 from genrec.model.parallel_network import MAX_SCORES, TABLES, ParallelNetwork
-from genrec.repeat_score import RepeatScore, items_so_far
+from genrec.repeat_score import RepeatScore, seen_items
 from genrec.row_chunks import in_chunks
 from genrec.sampled_item_loss import mean_item_loss
 from genrec.semantic_ids import SemanticIds
@@ -129,7 +128,8 @@ class ParallelPolicy(nn.Module):
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; -inf for candidate 0."""
-        return self._log_prob(self.network.encode(history, 1)[:, -1], items, self._seen(history)).unsqueeze(-1)
+        seen = seen_items(self.repeat_score, history)
+        return self._log_prob(self.network.encode(history, 1)[:, -1], items, *seen).unsqueeze(-1)
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return `level_log_prob`, since its softmax is over real items."""
@@ -142,14 +142,15 @@ class ParallelPolicy(nn.Module):
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score the target after every place: int64 [B, T] both (0 = none) -> float32 [B, T, 1]; see `SequencePolicy`."""
         has_target = targets > 0
-        states, seen = self.network.encode(history)[has_target], self._seen(history, has_target.nonzero())
-        log_probs = self._log_prob(states, targets[has_target].unsqueeze(1), seen)
+        states, seen = self.network.encode(history)[has_target], seen_items(self.repeat_score, history, has_target.nonzero())
+        log_probs = self._log_prob(states, targets[has_target].unsqueeze(1), *seen)
         empty = log_probs.new_full(targets.shape, -torch.inf)
         return empty.masked_scatter(has_target, log_probs).unsqueeze(-1)
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories: float32 [X, M, 1]; see `WindowPolicy`."""
-        return self._log_prob(self.network.states_after(history, places), items, self._seen(history, places)).unsqueeze(-1)
+        seen = seen_items(self.repeat_score, history, places)
+        return self._log_prob(self.network.states_after(history, places), items, *seen).unsqueeze(-1)
 
     def constrained_place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Return `place_level_log_prob`, since its softmax is over real items."""
@@ -161,7 +162,7 @@ class ParallelPolicy(nn.Module):
         catalog = self.network.catalog()
         totals = torch.cat([block_scores(scores, states, catalog, block) for block in catalog.blocks], 1)
         if self.repeat_score is not None:
-            totals = self.repeat_score.added(totals, items_so_far(history, places))
+            totals = self.repeat_score.added(totals, *seen_items(self.repeat_score, history, places))
         return totals.log_softmax(1)
 
     def sequence_loss(self, history: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor | None:
@@ -192,14 +193,14 @@ class ParallelPolicy(nn.Module):
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best of all items; see `genrec.types.Recommender`. Memory holds the scores of one block of items."""
         scores, states = self.network.scores(self.network.encode(history, 1)[:, -1])
-        catalog, seen = self.network.catalog(), self._seen(history)
+        catalog, seen = self.network.catalog(), seen_items(self.repeat_score, history)
         totals = [scores.new_full((len(scores),), -torch.inf)]
 
         def blocks() -> Iterator[tuple[int, Tensor]]:
             for block in catalog.blocks:
                 sums = block_scores(scores, states, catalog, block)
-                if self.repeat_score is not None and seen is not None:
-                    sums = self.repeat_score.added(sums, seen, block.first)
+                if self.repeat_score is not None:
+                    sums = self.repeat_score.added(sums, *seen, first=block.first)
                 totals.append(torch.logaddexp(totals.pop(), sums.logsumexp(1)))
                 yield block.first, sums
 
@@ -220,16 +221,10 @@ class ParallelPolicy(nn.Module):
             raise UsageError("a policy with policy.item_embedding cannot be extended: later items have no embedding; train it again")
         return extend_policy(self, self.semantic_ids, semantic_ids, lambda ids: ParallelPolicy(self.specification, ids), TABLES)
 
-    def _seen(self, history: Tensor, places: Tensor | None = None) -> Tensor | None:
-        """Return `items_so_far` of each place, or of the last one, int64 [X, T]; None without a repeat score."""
-        if self.repeat_score is None:
-            return None
-        return items_so_far(history, last_places(history) if places is None else places)
-
-    def _log_prob(self, states: Tensor, items: Tensor, seen: Tensor | None) -> Tensor:
+    def _log_prob(self, states: Tensor, items: Tensor, *seen: Tensor) -> Tensor:
         """Return the log-probabilities of items int64 [X, M] after states float32 [X, D]: float32 [X, M], -inf for item 0.
 
-        `seen`, int64 [X, T], are the items of the history of each state.
+        `seen`, int64 [X, T], are the items of the history of each state; they are given with a repeat score.
         """
         catalog = self.network.catalog()
 
@@ -242,5 +237,5 @@ class ParallelPolicy(nn.Module):
                 total = self.repeat_score.log_normalizer(total, self.network.candidate_scores(scores, dense, catalog, *seen))
             return found - total.unsqueeze(1)
 
-        rows = MAX_SCORES // self.network.row_size(items.shape[1] + (0 if seen is None else seen.shape[1]))
-        return in_chunks(log_prob, rows, states, items, *(() if seen is None else (seen,)))
+        rows = MAX_SCORES // self.network.row_size(items.shape[1] + sum(each.shape[1] for each in seen))
+        return in_chunks(log_prob, rows, states, items, *seen)
