@@ -47,6 +47,13 @@ def histories(batch: int, length: int, items: int, seed: int = 1) -> Tensor:
     return history.masked_fill(torch.arange(length) < padding, 0)
 
 
+def value_and_gradients(policy: Any, history: Tensor, items: int) -> list[Tensor]:
+    """Return the mean log-probability of random targets after every place, and its gradients by all parameters."""
+    targets = torch.randint(1, items + 1, history.shape, generator=torch.Generator().manual_seed(0))
+    loss = policy.sequence_log_prob(history, targets).mean()
+    return [loss.detach(), *torch.autograd.grad(loss, list(policy.parameters()))]
+
+
 def brute_force(policy: Any, history: Tensor) -> tuple[Tensor, Tensor]:
     """Return all items and their scores by log-probability, equal scores by id."""
     scores = policy.log_prob(history, torch.arange(1, policy.semantic_ids.items + 1).expand(len(history), -1))
