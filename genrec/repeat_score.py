@@ -1,8 +1,8 @@
 """A learned score for the items that a history already holds, which a policy adds to its own scores of the catalog.
 
-It falls in training where users take an item once, as with films and most products, so that the policy needs not spend its weights on
-ranking the items of the history low; it rises where users come back to items, as with songs and groceries. At 0, where it starts, it
-changes nothing. The score is one number for all items and places.
+It falls in training if users take each item once, as with films and most products, and rises if they come back to items, as with songs
+and groceries. Without it a policy has to learn this for each item. It starts at 0, which changes nothing, and is one number for all
+items and places.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ LARGEST_SHARE = 1 - 1e-6  # of the probability that items of the history have to
 
 
 def items_so_far(history: Tensor, places: Tensor) -> Tensor:
-    """Return each item of histories int64 [B, T] up to places int64 [X, 2] once: int64 [X, T], 0 elsewhere.
+    """Return the distinct items of histories int64 [B, T] up to and including places int64 [X, 2]: int64 [X, T], 0 elsewhere.
 
-    A 0 within a history divides copies of one sequence (`Supervised(padding="repeat")`); items before the last one are left out.
+    A 0 within a history separates copies of one sequence (`Supervised(padding="repeat")`). Only items of the last copy are returned.
     """
     items = prefixes(history, places)
     in_copy = (items == 0).flip(1).cumsum(1).flip(1) == 0
@@ -28,7 +28,10 @@ def items_so_far(history: Tensor, places: Tensor) -> Tensor:
 
 
 class RepeatScore(nn.Module):
-    """One learned number that is added to the scores of the items of the history. Their rows are those of `items_so_far`."""
+    """One learned number that is added to the scores of the items of the history.
+
+    The argument `seen`, int64 [X, T], holds the items of the history of each row, as `items_so_far` returns them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,13 +42,13 @@ class RepeatScore(nn.Module):
         return self.weight.float() * SCALE
 
     def added(self, scores: Tensor, seen: Tensor, *, first: int = 0) -> Tensor:
-        """Return scores float32 [X, N] of the items after item `first` with the number added to those in seen, int64 [X, T]."""
+        """Add the number to the scores of seen items. `scores`, float32 [X, N], are those of items `first` + 1 to `first` + N."""
         column = seen - 1 - first
         inside = (seen > 0) & (column >= 0) & (column < scores.shape[1])
         return scores.scatter_add(1, column.masked_fill(~inside, 0), self.value() * inside)
 
     def of_candidates(self, items: Tensor, seen: Tensor) -> Tensor:
-        """Return what is added to the scores of items int64 [X, M], float32 [X, M]: the number for those in seen, int64 [X, T]."""
+        """Return what is added to the scores of items int64 [X, M], float32 [X, M]: the number for seen items, 0 for others."""
         return self.value() * contains(seen, items)
 
     def log_normalizer(self, total: Tensor, seen_scores: Tensor) -> Tensor:
