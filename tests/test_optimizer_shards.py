@@ -38,7 +38,6 @@ from genrec.training.lightning_module import adamw
 from genrec.training.optimizer_shards import Moments, OptimizerShards
 from genrec.training_processes import in_parts
 from genrec.types import Objective
-from genrec.workspace import store
 
 PROJECT = Path(__file__).parents[1]
 RATE, DECAY, LIMIT = 0.1, 0.01, 0.5
@@ -233,11 +232,12 @@ def test_processes_with_shares_have_the_results_of_one(
     ],
 )
 def test_a_strategy_that_does_not_fit_is_refused_before_any_stage(
-    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     assert main(["run", "genrec.quickstart:sft", *flags]) == 2
     assert message in capsys.readouterr().err
-    assert not (store().root / "data").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_fsdp_is_refused_from_python() -> None:
