@@ -173,7 +173,9 @@ def build() -> argparse.ArgumentParser:
     keep.add_argument(
         "--metrics", metavar="METRIC", nargs="+", default=[], help="also keep these metrics of each user, such as tail_recall@10"
     )
-    keep.add_argument("--replace", action="store_true", help="replace kept rows that have other settings or further seeds")
+    keep.add_argument(
+        "--replace", action="store_true", help="replace kept rows that have other settings, other metrics or further seeds"
+    )
     keep.set_defaults(call=row_commands.keep)
 
     curves = commands.add_parser(

@@ -19,6 +19,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from genrec import hashed_json, kept_studies, row_results, run_files, seed_tables
@@ -149,7 +150,8 @@ def keep(names: Sequence[str], folder: Path, metrics: Sequence[str] = (), replac
         names: names of the rows.
         folder: the folder; it may hold other rows.
         metrics: further metrics with a value per user, such as `tail_recall@10`, that can then be tested.
-        replace: whether to replace a kept row that has other settings, or seeds that the row of the data folder has not.
+        replace: whether to replace a kept row that has other settings, other metrics (its training was repeated elsewhere, say),
+            or seeds that the row of the data folder has not.
 
     Raises UsageError before anything is written if a row is unknown, lacks a metric or would be replaced.
 
@@ -191,14 +193,33 @@ def _check_metrics(content: Mapping[str, Any], metrics: Collection[str]) -> None
 
 
 def _refuse_loss(rows: KeptRows, content: Mapping[str, Any]) -> None:
-    """Raise UsageError if a kept row has other settings, or further seeds, than the row of the data folder."""
+    """Raise UsageError if a kept row has other settings, other metrics, or further seeds than the row of the data folder."""
     path, name = rows.file("runs", content["name"]), content["name"]
     kept = rows.read(name)
     lost = sorted(int(seed) for seed in kept["seeds"].keys() - content["seeds"].keys())
-    same = hash_of(without_metrics(kept["configuration"])) == hash_of(without_metrics(content["configuration"]))
-    if lost or not same:
-        found = f"{seeds_in_words(lost)}, which the data folder has not" if same else "other settings than in the data folder"
+    if hash_of(without_metrics(kept["configuration"])) != hash_of(without_metrics(content["configuration"])):
+        found = "other settings than in the data folder"
+    elif lost:
+        found = f"{seeds_in_words(lost)}, which the data folder has not"
+    else:
+        found = _other_metric(kept, content)
+    if found:
         raise UsageError(f"{path} holds {name} with {found}; keep it in another folder, or replace it with --replace")
+
+
+def _other_metric(kept: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    """Return a metric that has another value in the data folder, in words; empty if there is none.
+
+    Trainings of the same settings on two machines may differ.
+    """
+    for seed in sorted(kept["seeds"].keys() & content["seeds"].keys(), key=int):
+        before, now = (row["seeds"][seed]["metrics"] for row in (kept, content))
+        for name, value in before.items():
+            if name in now and not np.array_equal(value, now[name], equal_nan=True):
+                return (
+                    f"{name} {value:.6g} at seed {seed}, and the data folder has {now[name]:.6g} (it was trained or evaluated again)"
+                )
+    return ""
 
 
 def _write(rows: KeptRows, content: Mapping[str, Any], metrics: Sequence[str], named: Mapping[str, Any]) -> None:

@@ -246,6 +246,23 @@ def test_no_seed_is_lost(kept: Path, data: Path, capsys: pytest.CaptureFixture[s
     assert not (kept / "user_metrics" / "sft.parquet").exists()
 
 
+def test_a_row_that_was_trained_again_does_not_replace_the_kept_one(
+    kept: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same settings may give other metrics on another machine; a table that was printed from the kept row must stay."""
+    path = data / "runs" / "sft.json"
+    content = {name: value for name, value in json.loads(path.read_text()).items() if name != "sha256"}
+    content["seeds"]["1"]["metrics"]["ndcg@10"] = 0.25
+    path.write_text(json.dumps(hashed_json.add_hash(content)))
+    before = {each: each.read_bytes() for each in kept.rglob("*.*")}
+    assert main(["keep", "control", "sft", "--to", str(kept)]) == 2
+    printed = capsys.readouterr().err
+    assert "at seed 1, and the data folder has 0.25 (it was trained or evaluated again); keep it in another folder" in printed
+    assert {each: each.read_bytes() for each in kept.rglob("*.*")} == before
+    assert main(["keep", "control", "sft", "--to", str(kept), "--replace"]) == 0
+    assert KeptRows(kept).read("sft")["seeds"]["1"]["metrics"]["ndcg@10"] == 0.25
+
+
 def test_a_metric_without_values_per_user_is_refused_before_anything_is_written(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
