@@ -152,6 +152,9 @@ def build() -> argparse.ArgumentParser:
     compare.add_argument("--latex", metavar="FILE", type=Path, help="also write the tables as LaTeX (booktabs)")
     compare.add_argument("--csv", metavar="FILE", type=Path, help="also write all metrics and tests as CSV, a line for each row")
     compare.add_argument(
+        "--picture", metavar="FILE", type=Path, help="also plot the differences with their intervals, as PNG, SVG or PDF"
+    )
+    compare.add_argument(
         "--html", metavar="FILE", type=Path, help="also write a report with charts, one file (needs pip install 'genrec[report]')"
     )
     compare.add_argument(

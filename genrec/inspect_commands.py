@@ -14,15 +14,13 @@ import pandas as pd
 from genrec import loading, pipeline, row_settings, row_trainings, run_files, stages
 from genrec.errors import GenrecError, ResourceError, UsageError
 from genrec.experiment import Experiment
-from genrec.input_files import file_suffix
 from genrec.overrides import override
 from genrec.progress import say
 from genrec.storage_errors import explain
 from genrec.store import Artifact, hash_of
 from genrec.workspace import reports_folder
-from genrec.written_files import check_replaceable, check_writable, is_own_picture
+from genrec.written_files import check_picture, check_replaceable, check_writable, write_picture
 
-PICTURES = (".png", ".pdf", ".svg")
 CSV_FIRST = ("name", "seed", "stage")  # first columns of `genrec curves --csv`, before those of the curves
 
 
@@ -31,7 +29,7 @@ def data(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec.data import data_plots, data_report
     from genrec.data.corpus import Corpus
 
-    _check_picture(options)
+    check_picture(options.picture, options.replace)
     known: set[str] = set()
     done: set[str] = set()
     warned: set[str] = set()
@@ -58,7 +56,7 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec.tokenizer.tokenized_files import read_health
     from genrec.training import curve_plots
 
-    _check_picture(options)
+    check_picture(options.picture, options.replace)
     found = [each for each in override(loading.load(options.experiment), flags, options.experiment) if "tokenize" in each.stages]
     if not found:
         raise UsageError(
@@ -109,7 +107,7 @@ def curves(options: argparse.Namespace) -> int:
     """Print and plot the training curves of rows (`genrec curves`)."""
     from genrec.training import curve_plots
 
-    _check_picture(options)
+    check_picture(options.picture, options.replace)
     check_writable(options.csv, "--csv")
     check_replaceable(options.csv, "--csv", lambda text: text.startswith(",".join(CSV_FIRST)), options.replace)
     found = row_trainings.trainings(options.names, options.stage)
@@ -177,23 +175,10 @@ def _write_csv(found: Sequence[row_trainings.Training], path: Path) -> None:
     print(f"  table: {path}")
 
 
-def _check_picture(options: argparse.Namespace) -> None:
-    """Raise UsageError unless `--picture` names a picture that may be written."""
-    path = options.picture
-    if path is not None and file_suffix(path) not in PICTURES:
-        raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {path}")
-    check_replaceable(path, "--picture", lambda _: is_own_picture(path), options.replace)
-
-
 def _draw(draw: Callable[[Path], None], wanted: Path | None, name: str, key: str, first: bool) -> None:
     """Draw to the requested file, or into reports/. All plots of a command but the first get their key in the file name."""
     path = wanted or reports_folder() / f"{name}.png"
     if wanted is not None and not first:
         path = path.with_stem(f"{path.stem}-{key}")
-    try:
-        draw(path)
-    except OSError as error:
-        if isinstance(explain(error), ResourceError):
-            raise
-        raise UsageError(f"the picture {path} cannot be written ({error}); choose another file with --picture") from error
+    write_picture(draw, path)
     print(f"  picture: {path}")

@@ -221,11 +221,12 @@ def _build(
         with existing.create(step.stage, step.key, about, replace=anew) as folder, attribute_to(used, f"in stage {step.stage}"):
             if folder is not None:
                 about["environment"] = of_all_attempts(attempts, checkpoint, environment(), title)
-                _run_builder(experiment, step, artifacts, folder, on_row, helpers)
+                about["earlier_seconds"] = _run_builder(experiment, step, artifacts, folder, on_row, helpers)
     finally:
         if not checkpoint.is_dir():  # nothing to resume from
             attempts.unlink(missing_ok=True)
-    say(f"{title} finished in {time.monotonic() - start:.1f} s")
+    earlier = f", after {about['earlier_seconds']:.1f} s before it was interrupted" if about.get("earlier_seconds") else ""
+    say(f"{title} finished in {time.monotonic() - start:.1f} s{earlier}")
 
 
 def discard(experiment: Experiment, stage: str) -> None:
@@ -237,13 +238,17 @@ def discard(experiment: Experiment, stage: str) -> None:
 
 def _run_builder(
     experiment: Experiment, step: Step, artifacts: dict[str, Artifact], folder: Path, on_row: OnRow | None, helpers: Helpers | None
-) -> None:
-    """Run one stage. Raise an error if another process has changed what it reads."""
+) -> float:
+    """Run one stage, and return the seconds that its training took in earlier sessions.
+
+    Raises an error if another process has changed what the stage reads.
+    """
     parents = {name: artifact.folder for name, artifact in artifacts.items()}
     try:
         trains = is_training_stage(step.stage)
         with helpers(step.stage, step.key, folder) if helpers is not None and trains else nullcontext():
-            stages.builder_of(step.stage)(experiment, parents, folder, *((on_row,) if on_row is not None and trains else ()))
+            watch = (on_row,) if on_row is not None and trains else ()
+            earlier_seconds = stages.builder_of(step.stage)(experiment, parents, folder, *watch) or 0.0
     except FileNotFoundError as error:
         for parent in (artifacts[name] for name in step.parents):
             if not _is_unchanged(parent):
@@ -255,6 +260,7 @@ def _run_builder(
     if changed:
         artifact_folders.remove(folder / "checkpoint")  # it was made from other files
         raise InputError(f"{changed} changed while {step.stage} read them; run again when nothing writes to them")
+    return earlier_seconds
 
 
 def _is_unchanged(artifact: Artifact) -> bool:

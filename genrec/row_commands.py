@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,8 +97,11 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
     """Compare stored rows (`genrec compare`)."""
     from genrec import kept_rows, results, run_files
     from genrec.evaluation.compare import compare as compare_runs
+    from genrec.evaluation.comparison import comparison_plots
     from genrec.evaluation.comparison.comparison_csv import comparison_csv
     from genrec.evaluation.comparison.comparison_latex import latex
+    from genrec.progress import say
+    from genrec.written_files import write_picture
 
     if options.reference is not None and options.reference not in options.names:
         raise UsageError(f"--reference {options.reference} is not among the rows {', '.join(options.names)}")
@@ -118,6 +122,9 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
     for file, written, option in ((options.latex, latex, "--latex"), (options.csv, comparison_csv, "--csv")):
         if file is not None:
             _write(file, written(comparison), option)
+    if options.picture is not None:
+        write_picture(partial(comparison_plots.draw, comparison), options.picture)
+        say(f"--picture: written to {options.picture}")
     if options.html is not None:
         _write_report(comparison, runs, options, named, left_out, rows)
     return 0
@@ -128,10 +135,11 @@ def _check_written(options: argparse.Namespace) -> None:
     from genrec.evaluation.comparison.comparison_csv import FIRST
     from genrec.evaluation.comparison.comparison_latex import HEAD
     from genrec.evaluation.comparison.comparison_protocol import TITLE
-    from genrec.written_files import check_replaceable, check_writable
+    from genrec.written_files import check_picture, check_replaceable, check_writable
 
     for option in ("markdown", "latex", "csv", "html"):
         check_writable(getattr(options, option), f"--{option}")
+    check_picture(options.picture, options.replace)
     check_replaceable(options.markdown, "--markdown", lambda text: f"**{TITLE}**" in text, options.replace)
     check_replaceable(options.latex, "--latex", lambda text: text.startswith(HEAD), options.replace)
     check_replaceable(options.csv, "--csv", lambda text: text.startswith(",".join(FIRST)), options.replace)

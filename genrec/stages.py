@@ -107,8 +107,11 @@ def build_reward(experiment: Experiment, parents: Parents, folder: Path) -> None
     model.save_model(training_data(corpus, load_semantic_ids(corpus, {}), parents), held_out_events(corpus), folder)
 
 
-def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None) -> None:
-    """Train a policy by SFT on the corpus and write its weights and training curves. `watch` is called with each row of the curves."""
+def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None) -> float:
+    """Train a policy by SFT on the corpus and write its weights and training curves. Return the seconds of earlier sessions.
+
+    `watch` is called with each row of the curves.
+    """
     from genrec.training.align import AlignmentData, try_objectives
     from genrec.training.early_checks import check_before_training
     from genrec.training.sft import build_policy, fine_tune
@@ -144,12 +147,13 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
     if process_group.leads():
         _save_policy(policy, outcome, step, folder)
         write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
+    return outcome.earlier_seconds
 
 
-def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None, place: int = 0) -> None:
+def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None, place: int = 0) -> float:
     """Align the policy of the stage before; write its weights, its training curves and the files of the objective.
 
-    `place` is that of the stage in the chain of alignments, from 0. For `watch` see `build_sft`.
+    Returns the seconds of earlier sessions. `place` is that of the stage in the chain of alignments, from 0. For `watch` see `build_sft`.
     """
     from genrec.training.align import AlignmentData, align
     from genrec.training.early_checks import check_held_out
@@ -180,14 +184,18 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
     if process_group.leads():
         _save_policy(policy, outcome, step, folder)
         write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
+    return outcome.earlier_seconds
 
 
-def builder_of(stage: str) -> Callable[..., None]:
-    """Return the function that builds a stage: (experiment, parents, folder); those of trainings also take a `curves.OnRow`."""
+def builder_of(stage: str) -> Callable[..., float | None]:
+    """Return the function that builds a stage: (experiment, parents, folder); those of trainings also take a `curves.OnRow`.
+
+    Trainings return `Outcome.earlier_seconds`.
+    """
     return BUILDERS[stage] if stage in BUILDERS else partial(build_align, place=place_of(stage))
 
 
-BUILDERS: dict[str, Callable[..., None]] = {
+BUILDERS: dict[str, Callable[..., float | None]] = {
     "data": build_data,
     "embed": build_embed,
     "tokenize": build_tokenize,

@@ -189,11 +189,10 @@ class Store:
     def create(self, stage: str, key: str, about: dict[str, Any], replace: bool = False) -> Iterator[Path | None]:
         """Yield a folder to write the artifact's files to; it becomes the artifact if the block ends without an error.
 
-        Yields None if another process has built the artifact in the meantime. The remains of an interrupted run are removed, except
-        the folder `checkpoint`, from which the stage may resume; it is no part of the artifact. With `replace`, the checkpoint is
-        removed too, and a finished artifact is built again. The old artifact is removed when the new one is complete; until then an
-        error leaves it as it was. `about` is added to the manifest: the entries of `manifests.SHAPE` from `version` to `environment`;
-        the block may change them.
+        Yields None if another process has built the artifact in the meantime. What an interrupted run left is removed, except the
+        folder `checkpoint`, from which the stage may resume; it is no part of the artifact. With `replace`, the checkpoint is removed
+        too, and a finished artifact is built again; an error leaves the old one as it was. `about` is added to the manifest: the
+        entries of `manifests.SHAPE` from `version` to `environment`; the block may change them. `earlier_seconds` counts in `seconds`.
         """
         final, partial, lock = self._paths(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -211,8 +210,9 @@ class Store:
             with artifact_folders.tidy(partial, has_artifact=self.has(stage, key)):
                 yield partial
                 artifact_folders.set_modes(partial)
-                seconds = round(time.monotonic() - began, 3)
-                manifest = {"stage": stage, "key": key, **about, "files": _files(partial), "seconds": seconds}
+                described = dict(about)
+                seconds = round(time.monotonic() - began + described.pop("earlier_seconds", 0.0), 3)
+                manifest = {"stage": stage, "key": key, **described, "files": _files(partial), "seconds": seconds}
                 write_json(partial / manifests.NAME, manifests.complete(manifest))
             artifact_folders.remove(partial / "checkpoint")
             artifact_folders.put_in_place(partial, final)

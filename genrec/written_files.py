@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from genrec.errors import GenrecError, ResourceError, UsageError
+from genrec.input_files import file_suffix
 from genrec.storage_errors import explain
 
+PICTURES = (".png", ".pdf", ".svg")
 READ = 1_000_000  # bytes at the beginning of a file that show what wrote it
 PICTURE_METADATA = {"Creator": "genrec"}  # of every picture, for `savefig`
 PICTURE_MARKS = (b"Creator\0genrec", b"/Creator (genrec)", b"<dc:title>genrec</dc:title>")  # this metadata in PNG, PDF and SVG
@@ -70,3 +72,22 @@ def is_own_picture(path: Path) -> bool:
         file.seek(max(len(content), path.stat().st_size - READ))
         content += file.read()
     return any(mark in content for mark in PICTURE_MARKS)
+
+
+def check_picture(path: Path | None, replace: bool) -> None:
+    """Raise UsageError unless `--picture` names a picture that may be written; call it before anything is computed."""
+    if path is None:
+        return
+    if file_suffix(path) not in PICTURES:
+        raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {path}")
+    check_replaceable(path, "--picture", lambda _: is_own_picture(path), replace)
+
+
+def write_picture(draw: Callable[[Path], None], path: Path) -> None:
+    """Let `draw` write the picture of `--picture`, with a message if it cannot be written."""
+    try:
+        draw(path)
+    except OSError as error:
+        if isinstance(explain(error), ResourceError):
+            raise
+        raise UsageError(f"the picture {path} cannot be written ({error}); choose another file with --picture") from error

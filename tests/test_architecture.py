@@ -193,7 +193,12 @@ def test_each_heavy_library_has_one_place() -> None:
     assert where["optuna"] == {"trial_search.py"}
     assert not where["pickle"]
     assert where["duckdb"] == {"data/event_log.py"}
-    assert {Path(path).name for path in where["matplotlib"]} == {"data_plots.py", "semantic_id_plots.py", "curve_plots.py"}
+    assert {Path(path).name for path in where["matplotlib"]} == {
+        "comparison_plots.py",
+        "curve_plots.py",
+        "data_plots.py",
+        "semantic_id_plots.py",
+    }
     assert where["urllib.request"] | where["http"] == {"data/download/http_download.py"}
     assert not where["requests"]
     assert where["wandb"] == {"trackers/wandb_tracker.py"}

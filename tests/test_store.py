@@ -73,6 +73,16 @@ def make(store: Store, key: str = K1, text: str = "payload") -> None:
         (folder / "a.txt").write_text(text)
 
 
+def test_seconds_of_interrupted_runs_count(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    about = {**ABOUT, "earlier_seconds": 1000.0}
+    with store.create("stage", K1, about) as folder:
+        assert folder is not None
+        (folder / "a.txt").write_text("payload")
+    assert 1000 <= store.get("stage", K1).manifest["seconds"] < 2000
+    assert "earlier_seconds" not in store.get("stage", K1).manifest
+
+
 def test_description_names_classes_and_leaves_out_what_changes_nothing(tmp_path: Path) -> None:
     described = describe(Specification(), tmp_path)
     assert described["class"] == f"{__name__}:Specification"

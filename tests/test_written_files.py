@@ -10,8 +10,7 @@ from worlds import cyclic
 from genrec import inspect_commands, run_experiments
 from genrec.__main__ import main
 from genrec.baselines import Popularity
-from genrec.inspect_commands import PICTURES
-from genrec.written_files import PICTURE_METADATA, READ, is_own_picture
+from genrec.written_files import PICTURE_METADATA, PICTURES, READ, is_own_picture
 
 OWN = "user,item,time\na,b,1\n"
 WORLD = f"{Path(__file__).parent / 'worlds.py'}:cyclic"
@@ -36,6 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--latex", ".tex", ["compare", "popularity"]),
         ("--csv", ".csv", ["compare", "popularity"]),
         ("--html", ".html", ["compare", "popularity"]),
+        ("--picture", ".svg", ["compare", "popularity"]),
         ("--out", ".csv", ["recommend", "popularity", "--all-users"]),
         ("--out", ".jsonl", ["recommend", "popularity", "--all-users"]),
         ("--out", ".parquet", ["recommend", "popularity", "--all-users"]),

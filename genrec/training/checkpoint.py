@@ -53,6 +53,7 @@ class TrainingProgress(NamedTuple):
     curves: list[dict[str, float]]  # rows of the curves so far
     precision: Resolved = "32-true"  # precision of the steps; a resumed run keeps it
     pending: Sequence[dict[str, float]] = ()  # metrics of each step since the last row, for the next one
+    seconds: float = 0.0  # time of the training up to this step, over all sessions
 
 
 class Checkpoint(NamedTuple):
@@ -230,6 +231,8 @@ def _progress(content: dict[str, Any]) -> TrainingProgress:
     numbers = (progress.step, progress.best_step, progress.stale)
     if not all(type(number) is int and number >= 0 for number in numbers) or progress.best_step > progress.step:
         raise ValueError(f"progress.json must count steps from 0, got {numbers}")
+    if not (math.isfinite(progress.seconds) and progress.seconds >= 0):
+        raise ValueError(f"progress.json must hold seconds of 0 or more, got {progress.seconds}")
     if not math.isfinite(progress.best_score):
         raise ValueError(f"progress.json must hold a finite score, got {progress.best_score}")
     if progress.precision not in get_args(Resolved):

@@ -56,6 +56,7 @@ class Outcome(NamedTuple):
     best_score: float  # validation score at that step
     last_step: int  # step at which training ended
     recipe: dict[str, Any]  # the resolved numbers of the recipe: steps, learning rate, precision, ...
+    earlier_seconds: float  # time of the training up to the checkpoint from which this session went on; 0 without one
 
 
 class TrainingCallback(lightning.Callback):
@@ -70,7 +71,8 @@ class TrainingCallback(lightning.Callback):
         self.progress, self.best, self.objective_state, self.folder = progress, best, objective_state, folder
         self.plan, self.patience, self.validate, self.bar, self.curves = plan, patience, validate, bar, curves
         self.selection, self.check, self.estimate, self.identity = selection, check, estimate, identity
-        self.saved = time.monotonic()
+        self.saved = self.began = time.monotonic()
+        self.earlier_seconds = progress.seconds
         self.loss, self.score = _latest(progress.curves, selection.column)
         self.signal: int | None = None
         self.logged: list[Sequence[PartLog]] = []  # of the steps since the last row
@@ -136,7 +138,8 @@ class TrainingCallback(lightning.Callback):
         policy, moments = module.policy, module.moments(optimizer)
         self.check.check_weights(policy, self.progress.step)
         self.collect(policy)
-        self.progress = self.progress._replace(pending=self.curves.pending_values())
+        seconds = self.earlier_seconds + time.monotonic() - self.began
+        self.progress = self.progress._replace(pending=self.curves.pending_values(), seconds=seconds)
         if process_group.leads():
             checkpoint.save(self.folder, self.identity, policy, moments, self.best, self.objective_state.tensors(), self.progress)
         self.check.saved_step, self.saved = self.progress.step, time.monotonic()
@@ -234,7 +237,7 @@ def train(
     final = callback.progress
     check.check_weights(policy, final.step)  # validation may have changed a buffer
     resolved = {**plan.resolved(), "precision": final.precision, "parameters": sum(each.numel() for each in policy.parameters())}
-    return Outcome(final.curves, final.best_step, final.best_score, final.step, resolved)
+    return Outcome(final.curves, final.best_step, final.best_score, final.step, resolved, progress.seconds)
 
 
 def _resume(

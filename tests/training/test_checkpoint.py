@@ -108,6 +108,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_never_loaded(
         {"step": 7, "best_step": 0, "best_score": math.nan, "stale": 1, "curves": []},
         {"step": 7, "best_step": 0, "best_score": 10**400, "stale": 1, "curves": []},
         {"step": 7, "best_step": 8, "best_score": 0.5, "stale": 1, "curves": []},
+        {"step": 7, "best_step": 0, "best_score": 0.5, "stale": 1, "curves": [], "seconds": -1.0},
+        {"step": 7, "best_step": 0, "best_score": 0.5, "stale": 1, "curves": [], "seconds": math.inf},
         {"step": 7, "best_step": 0, "best_score": 0.5, "stale": 1, "curves": [{}]},
         {"step": 7, "best_step": 0, "best_score": 0.5, "stale": 1, "curves": [{"step": 8}]},
         [7],

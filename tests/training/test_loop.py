@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -146,7 +147,10 @@ def test_a_resumed_run_gives_the_same_weights_and_curves(tmp_path: Path, corpus_
     assert stopped.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before
     resumed = policy()
+    seconds = json.loads((tmp_path / "parts" / "last" / "progress.json").read_text())["seconds"]
     outcome = run(resumed, tmp_path / "parts", None)
+    assert (uninterrupted.earlier_seconds, outcome.earlier_seconds) == (0.0, seconds)
+    assert seconds > 0
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert (outcome.best_step, outcome.best_score, outcome.last_step) == (
