@@ -17,7 +17,7 @@ _STAGES = ("data", "evaluate")  # the stages that every row has
 _SEED: dict[str, Shape] = {
     "recorded": str,  # UTC, ISO 8601: when the seed was last run
     "artifacts": Each(Matching(KEY), needs=_STAGES),  # stage -> key
-    "seconds": Each(float),  # stage -> seconds that its artifact took
+    "seconds": Each(float),  # stage -> seconds that its artifact took, in all sessions
     "environment": Each(str),  # see `run_files.environment_of`
     "metrics": Each(float),
 }

@@ -153,7 +153,8 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
 def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None, place: int = 0) -> float:
     """Align the policy of the stage before; write its weights, its training curves and the files of the objective.
 
-    Returns the seconds of earlier sessions. `place` is that of the stage in the chain of alignments, from 0. For `watch` see `build_sft`.
+    Returns the seconds of earlier sessions. `place` is that of the stage in the chain of alignments, from 0. For `watch` see
+    `build_sft`.
     """
     from genrec.training.align import AlignmentData, align
     from genrec.training.early_checks import check_held_out
