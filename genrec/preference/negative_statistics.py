@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import embedding_bag
 
 from genrec.preference.exclusions import on_cpu
 from genrec.preference.popularity_percentiles import percentiles
 from genrec.types import SamplerContext, SequenceBatch
 
+SMALLEST_NORM = 1e-8  # of a vector, so that one of zeros has the cosine 0
 Summary = dict[str, float | int | list[float] | None]
 
 
@@ -22,6 +23,8 @@ class NegativeStatistics:
     def __init__(self, context: SamplerContext) -> None:
         self.context = context
         self.percentiles = percentiles(context.popularity)  # float64 [N + 1]
+        self.inverse_norms = context.vectors.norm(dim=1).clamp(min=SMALLEST_NORM).reciprocal()  # [N + 1]
+        self.inverse_norms[0] = 0
         self.totals = {
             "rows": torch.zeros((), dtype=torch.int64),  # examples
             "places": torch.zeros((), dtype=torch.int64),  # negatives requested
@@ -40,7 +43,7 @@ class NegativeStatistics:
         target, drawn = on_cpu(batch).target, negatives.cpu()
         row, place = (drawn > 0).nonzero(as_tuple=True)
         items, positives = drawn[row, place], target[row]
-        similarity = cosine_similarity(self.context.vectors[items], self.context.vectors[positives], dim=1)
+        similarity = self._similarity(drawn, target)
         depth = self.context.semantic_ids.prefix_depth(items, positives)
         self.totals["rows"] += len(drawn)
         missing = drawn == 0 if invalid is None else (drawn == 0) & ~invalid
@@ -58,6 +61,15 @@ class NegativeStatistics:
             "drawn_shortfall": missing.float().sum() / max(1, drawn.numel()),  # share of requested negatives, 0..1
         }
         return logs if invalid is None else logs | {"drawn_invalid": invalid.float().sum() / max(1, drawn.numel())}
+
+    def _similarity(self, drawn: Tensor, target: Tensor) -> Tensor:
+        """Return the cosines to the target, summed over the negatives of each row, float32 [B].
+
+        The sum is the product of the target's unit vector with the sum of the negatives' unit vectors.
+        """
+        vectors, weights = self.context.vectors, self.inverse_norms
+        negatives = embedding_bag(drawn, vectors, mode="sum", per_sample_weights=weights[drawn])
+        return (negatives * vectors[target]).sum(1) * weights[target]
 
     def summary(self) -> Summary:
         """Return shares and means over all negatives so far, None where there are none. The result is JSON-serializable."""

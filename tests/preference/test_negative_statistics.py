@@ -7,6 +7,8 @@ import json
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec.preference.negative_statistics import NegativeStatistics, Summary
@@ -99,3 +101,21 @@ def test_batches_add_up_and_totals_hold_the_whole_state() -> None:
         assert value == pytest.approx(whole[name]), name
     assert json.loads(json.dumps(whole)) == whole
     assert sum(whole["prefix_depth_shares"]) == pytest.approx(1)  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_the_cosines_are_those_of_torch(seed: int) -> None:
+    """Vectors of very different sizes, one of zeros, and empty places."""
+    draws = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(8, 5, generator=draws) * 10.0 ** torch.randint(-3, 4, (8, 1), generator=draws)
+    vectors[[0, 3]] = 0
+    context = CONTEXT._replace(
+        vectors=vectors, popularity=torch.arange(8), semantic_ids=SemanticIds(torch.arange(7).unsqueeze(1)), item_count=7
+    )
+    target = torch.randint(1, 8, (6,), generator=draws)
+    negatives = torch.randint(0, 8, (6, 4), generator=draws)
+    batch = SequenceBatch(torch.arange(6), torch.zeros(6, 1, dtype=torch.int64), target)
+    curves = NegativeStatistics(context).update(batch, negatives)
+    expected = torch.nn.functional.cosine_similarity(vectors[negatives], vectors[target].unsqueeze(1), dim=2)[negatives > 0]
+    assert curves["drawn_cosine"].item() == pytest.approx(float(expected.double().sum()) / max(1, len(expected)), abs=1e-6)
