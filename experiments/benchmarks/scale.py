@@ -24,9 +24,9 @@ After a warm-up the unit is repeated for `--seconds`, at least once and at most 
 preparation that genrec does (Semantic IDs and policy, or sampler), once. "Tables" are what grows with the items in memory, "disk" the
 codes or the weights in a file.
 
-Prints a JSON line per measurement and a table. An exponent is the slope between two sizes, log(ratio of the figures) / log(ratio of the
-items). Those of time are of processor seconds, which other work on the machine affects less. Those of memory are of the peak without
-the `start` of the process (Python and libraries).
+Prints a JSON line per measurement and a table. An exponent is the slope between two sizes: log(ratio of the figures) / log(ratio of
+the items). Those of time are of processor seconds, which other work on the machine affects less. Those of memory are of the peak
+without the `start` of the process (Python and libraries).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def ids(options: argparse.Namespace, sizes: Sizes) -> Work:
         made.save(file)
         disk = file.stat().st_size / 1e6
     about = {"tables_mb": megabytes(tables_of(made)), "disk_mb": disk}
-    return Work(lambda: SemanticIds(made.codes, made.level_sizes), about)
+    return Work(lambda: SemanticIds(made.codes, made.level_sizes).tables, about)
 
 
 def trie(options: argparse.Namespace, sizes: Sizes) -> Work:
