@@ -1,6 +1,6 @@
 """Growth of time, memory and disk with the number of items: Semantic IDs, decoding, training steps and negatives.
 
-    python experiments/benchmarks/scale.py                             # all parts at 1e5, 1e6 and 1e7 items; about half an hour
+    python experiments/benchmarks/scale.py                             # all parts at 1e5, 1e6 and 1e7 items; up to 10 GB of memory
     python experiments/benchmarks/scale.py rpg tiger --items 1e5 1e6   # some of them
     python experiments/benchmarks/scale.py --tiny                      # seconds; tests that it runs, measures nothing
 
@@ -35,8 +35,6 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -49,7 +47,7 @@ import torch
 from negatives import batch_of, world
 from policy_ours import Ours, tiger
 from policy_parallel import DIGITS
-from policy_processes import peak_mb
+from policy_processes import alone, peak_mb
 from policy_shapes import BEAMS, Sizes, semantic_ids, sizes_of, users, windows
 from torch import Tensor
 
@@ -198,7 +196,6 @@ PARTS: dict[str, Callable[[argparse.Namespace, Sizes], Work]] = {
 
 def measure(part: str, items: int, options: argparse.Namespace) -> dict[str, Any]:
     """Prepare and measure a part with this number of items in this process."""
-    torch.set_num_threads(1)
     start = peak_mb()
     work = PARTS[part](options, replace(sizes_of(options), items=items))
     prepared, times = peak_mb(), []
@@ -211,6 +208,15 @@ def measure(part: str, items: int, options: argparse.Namespace) -> dict[str, Any
     seconds, processor_seconds = (statistics.median(column) for column in zip(*times, strict=True))
     row = {"part": part, "items": items, "seconds": seconds, "cpu_seconds": processor_seconds, "rounds": len(times)} | work.about
     return row | {"start_mb": start, "prepared_mb": prepared, "peak_mb": peak_mb(), "processor": processor()}
+
+
+def measured_alone(part: str, items: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of `measure` in a process of its own with one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "row.json"
+        alone(lambda: file.write_text(json.dumps(measure(part, items, options)), encoding="utf-8"), threads=1)
+        row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return row
 
 
 def exponent(first: dict[str, Any], second: dict[str, Any], figure: Callable[[dict[str, Any]], float]) -> float:
@@ -248,7 +254,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="most repetitions of a unit")
     parser.add_argument("--seconds", type=float, default=10.0, help="start no further repetition after this time")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, one round, one process")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := [part for part in options.parts if part not in PARTS]:
         parser.error(f"unknown part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
@@ -260,16 +265,10 @@ def main() -> None:
             if items > LARGEST.get(part, items):
                 print(f"{part} is left out at {items:,} items: it takes over 12 GB of memory", flush=True)
                 continue
-            if options.here or options.tiny:
-                row = measure(part, items, options)
-            else:
-                settings = ["--rounds", str(options.rounds), "--seconds", str(options.seconds), "--here"]
-                command = [sys.executable, __file__, part, "--items", str(items), *settings]
-                row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[0])
+            row = measure(part, items, options) if options.tiny else measured_alone(part, items, options)
             print(json.dumps(row), flush=True)
             rows.append(row)
-    if not options.here:
-        print("\n" + "\n".join(table(rows)), flush=True)
+    print("\n" + "\n".join(table(rows)), flush=True)
 
 
 if __name__ == "__main__":

@@ -208,12 +208,9 @@ def test_a_ranking_normalizes_the_item_embeddings_of_one_block_at_a_time(monkeyp
     """Item embeddings of 3,000 items in blocks of 700: no copy of all of them, and the scores of a copy of all of them."""
     ids, history = catalog(3_000, 0, (16, 16, 16)), histories(3, 5, 3_000)
     monkeypatch.setattr(digit_sums, "ITEMS_OF_BLOCK", 700)
-    policy, rows = build(SPECIFICATIONS["items"], ids), []
+    policy, rows, normalize = build(SPECIFICATIONS["items"], ids), [], parallel_network.normalize
     expected = policy.catalog_log_prob(history, torch.tensor([[0, 4], [1, 4], [2, 4]])).sort(1, descending=True)
-    original = parallel_network.normalize
-    monkeypatch.setattr(
-        parallel_network, "normalize", lambda table, **options: (rows.append(len(table)), original(table, **options))[1]
-    )
+    monkeypatch.setattr(parallel_network, "normalize", lambda table, dim: (rows.append(len(table)), normalize(table, dim=dim))[1])
     found = policy.recommend(history, 50)
     assert sorted(rows) == [3, 48, 200, 700, 700, 700, 700]  # heads of the places, values of the digits, items of each block
     assert torch.equal(found.items, expected.indices[:, :50] + 1)
