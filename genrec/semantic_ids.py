@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,26 +103,29 @@ class SemanticIds:
         self._index()
 
     def _index(self) -> None:
-        """Sort the items by Semantic ID and build the trie tables from the sorted codes."""
-        items, levels = self.codes.shape
-        order = row_keys(self.codes).argsort(stable=True)
-        ordered = self.codes[order]
-        new = torch.ones(items, dtype=torch.bool)  # marks sorted rows that begin a new prefix; the empty prefix begins in row 0 only
-        new[1:] = False
-        node = torch.zeros(items, dtype=torch.int64)
-        self.tables: list[PrefixTable] = []
-        for level in range(levels):
-            changed = torch.zeros(items, dtype=torch.bool)
-            changed[1:] = ordered[1:, level] != ordered[:-1, level]
-            new = new | changed
-            parents = node[new]
-            counts = torch.bincount(parents, minlength=int(node[-1]) + 1)
-            start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-            self.tables.append(PrefixTable(start.int(), ordered[new, level].int(), int(counts.max())))
-            node = new.cumsum(0) - 1
-        self._leaf_of_item = torch.empty(items, dtype=torch.int32).scatter_(0, order, node.int())
-        self._first_of_leaf = torch.cat([new.nonzero().squeeze(1), torch.tensor([items])]).int()
+        """Sort the items by Semantic ID."""
+        keys, order = row_keys(self.codes).sort(stable=True)
+        new = torch.ones(self.items, dtype=torch.bool)  # marks sorted rows that begin a new Semantic ID
+        new[1:] = keys[1:] != keys[:-1]
+        self._leaf_of_item = torch.empty(self.items, dtype=torch.int32).scatter_(0, order, (new.cumsum(0) - 1).int())
+        self._first_of_leaf = torch.cat([new.nonzero().squeeze(1), torch.tensor([self.items])]).int()
         self._items_by_leaf = (order + 1).int()
+
+    @cached_property
+    def tables(self) -> list[PrefixTable]:
+        """The tables of the trie, one per level; built when first used, since policies without a trie need none."""
+        order = self._items_by_leaf.long() - 1
+        new = torch.zeros(self.items, dtype=torch.bool)  # marks sorted rows that begin a new prefix
+        new[0] = True
+        node, tables = torch.zeros(self.items, dtype=torch.int64), []
+        for codes in self.codes.T:
+            ordered = codes[order]
+            new[1:] |= ordered[1:] != ordered[:-1]
+            counts = torch.bincount(node[new], minlength=int(node[-1]) + 1)
+            start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+            tables.append(PrefixTable(start.int(), ordered[new].int(), int(counts.max())))
+            node = new.cumsum(0) - 1
+        return tables
 
     @property
     def items(self) -> int:

@@ -426,3 +426,45 @@ def test_the_alignment_benchmark_measures_every_step_of_both_policies(
         assert sum(line.startswith(row) for line in printed.splitlines()) == 2
     limits = [line.rsplit("|", 2)[1].strip() for line in printed.splitlines() if line.startswith(("| gated", "| grpo"))]
     assert limits == ["1.5", "4.0", "4.0", "3.0", "4.0", "4.0"]
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_scale_benchmark_measures_every_part_at_every_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = load(FILE.with_name("scale.py"))
+    monkeypatch.setattr(module, "LARGEST", {"step-rpg-items": 300})
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--tiny"])
+    module.main()
+    printed = capsys.readouterr().out
+    rows = rows_of(printed)
+    expected = [(part, items) for part in module.PARTS for items in (300, 600)]
+    assert [(row["part"], row["items"]) for row in rows] == [each for each in expected if each != ("step-rpg-items", 600)]
+    assert "step-rpg-items is left out at 600 items" in printed
+    assert sum(line.startswith(f"| {part} |") for part in module.PARTS for line in printed.splitlines()) == len(rows)
+    found = {(row["part"], row["items"]): row for row in rows}
+    assert found["append", 600]["collided"] == 0 < found["append", 600]["collided_before"]
+    codes = [300 * 4 * 8, 600 * 4 * 8]  # int64
+    assert all(size < 1e6 * found["ids", items]["disk_mb"] < size + 1_000 for items, size in zip((300, 600), codes, strict=True))
+    digits = 16 * (4 + 4)  # two int32 numbers for each of 16 digits
+    grown = found["rpg", 600]["tables_mb"] - found["rpg", 300]["tables_mb"]
+    assert 1e6 * grown == pytest.approx(300 * digits)
+    embedding = 1e6 * (found["rpg-items", 600]["disk_mb"] - found["rpg-items", 300]["disk_mb"])
+    assert embedding == pytest.approx(300 * 16 * 4)  # float32 of width 16
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_scale_benchmarks_exponents_are_slopes_of_logarithms() -> None:
+    """Ten times the items take 1,000 times the processor seconds, 10 times the memory above the start, and no build is known."""
+    module = load(FILE.with_name("scale.py"))
+    common = {"part": "ids", "seconds": 9.0, "start_mb": 500.0}
+    rows = [
+        {**common, "items": 1_000, "cpu_seconds": 0.25, "peak_mb": 510.0},
+        {**common, "items": 10_000, "cpu_seconds": 250.0, "peak_mb": 600.0, "tables_mb": 1.25},
+        {**common, "part": "trie", "items": 20_000, "cpu_seconds": 1.0, "peak_mb": 700.0},
+    ]
+    assert list(module.table(rows))[2:] == [
+        "| ids | 1,000 | 9 | 0.25 |  | 510 |  |  |  |  |  |",
+        "| ids | 10,000 | 9 | 250 | 3.00 | 600 | 1.00 |  |  | 1.2 |  |",
+        "| trie | 20,000 | 9 | 1 |  | 700 |  |  |  |  |  |",
+    ]

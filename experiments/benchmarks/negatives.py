@@ -40,6 +40,7 @@ from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
 SIDES = ("flat", "ivf", "hnsw", "uniform", "popularity")
 HISTORY = 20  # items per user
 STATM = Path("/proc/self/statm")
+CHUNK = 100_000  # items whose vectors are placed at once
 CHECKED = 64  # rows with recall measured by brute force
 
 
@@ -50,14 +51,17 @@ def world(items: int, width: int, users: int) -> SamplerContext:
     clusters = max(1, items // 100)
     centers = centers[torch.randint(200, (clusters,), generator=source)] + 0.7 * torch.randn(clusters, width, generator=source)
     vectors = torch.randn(items + 1, width, generator=source).mul_(0.5)
-    vectors[1:] += centers[torch.randint(clusters, (items,), generator=source)]
+    for rows, cluster in zip(vectors[1:].split(CHUNK), torch.randint(clusters, (items,), generator=source).split(CHUNK), strict=True):
+        rows += centers[cluster]
+        normalize(rows, dim=1, out=rows)
     vectors[0] = 0
     popularity = torch.cat([torch.zeros(1), 1e6 / (10.0 + torch.randperm(items, generator=source))]).ceil().long()
-    codes = torch.stack(torch.unravel_index(torch.arange(items), (1000, 1000)), 1)
+    level_sizes = (max(1000, -(-items // 1000)), 1000)
+    codes = torch.stack(torch.unravel_index(torch.arange(items), level_sizes), 1)
     taken = torch.randint(1, items + 1, (users * HISTORY,), generator=source)
     events = {"user": torch.arange(users).repeat_interleave(HISTORY), "item": taken, "time": torch.arange(len(taken))}
     interactions = pd.DataFrame({name: column.numpy() for name, column in events.items()})
-    return SamplerContext(items, interactions, popularity, normalize(vectors, dim=1), SemanticIds(codes, (1000, 1000)))
+    return SamplerContext(items, interactions, popularity, vectors, SemanticIds(codes, level_sizes))
 
 
 def batch_of(context: SamplerContext, size: int) -> SequenceBatch:

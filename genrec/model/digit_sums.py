@@ -40,6 +40,10 @@ class Catalog(NamedTuple):
     blocks: list[Block]
     weights: Tensor | None = None  # float32 [N, D]
 
+    def weights_of(self, block: Block) -> Tensor | None:
+        """Return the weights of the items of a block, None without weights."""
+        return None if self.weights is None else self.weights[_items(block)]
+
 
 class DigitTable(nn.Module):
     """The digits of items 1..N: non-persistent buffers that follow the policy to its device, and no parameters."""
@@ -48,12 +52,12 @@ class DigitTable(nn.Module):
         super().__init__()
         values = semantic_ids.vocabulary - 1
         self.level_sizes, self.block_size = list(semantic_ids.level_sizes), ITEMS_OF_BLOCK
-        digits = semantic_ids.codes + semantic_ids.offsets
+        digits = torch.cat([(part + semantic_ids.offsets).int() for part in torch.split(semantic_ids.codes, self.block_size)])
         by_digit, starts = zip(*(_transposed(part, values) for part in torch.split(digits, self.block_size)), strict=True)
         self.digits: Tensor  # int32 [N, m]  the digit values of each item, 0..S - 1
         self.items: Tensor  # int32 [N m]  the items of each digit value, block by block
         self.starts: Tensor  # int32 [blocks, S]
-        self.register_buffer("digits", digits.int(), persistent=False)
+        self.register_buffer("digits", digits, persistent=False)
         self.register_buffer("items", torch.cat(by_digit), persistent=False)
         self.register_buffer("starts", torch.stack(starts), persistent=False)
 
@@ -70,9 +74,9 @@ class DigitTable(nn.Module):
 
 
 def _transposed(digits: Tensor, values: int) -> tuple[Tensor, Tensor]:
-    """Return the items of each digit value, and where they begin, of digits int64 [N, m]: int32 [N m] and [S]."""
+    """Return the items of each digit value, and where they begin, of digits int32 [N, m]: int32 [N m] and [S]."""
     ordered, order = digits.flatten().sort(stable=True)
-    return (order // digits.shape[1]).int(), torch.searchsorted(ordered, torch.arange(values)).int()
+    return (order // digits.shape[1]).int(), torch.searchsorted(ordered, torch.arange(values, dtype=torch.int32)).int()
 
 
 def item_sums(scores: Tensor, block: Block) -> Tensor:
@@ -81,13 +85,13 @@ def item_sums(scores: Tensor, block: Block) -> Tensor:
     return result
 
 
-def block_scores(scores: Tensor, states: Tensor | None, catalog: Catalog, block: Block) -> Tensor:
-    """Return the scores of the items of a block, [X, N]; arguments as in `log_sum_exp`."""
+def block_scores(scores: Tensor, states: Tensor | None, weights: Tensor | None, block: Block) -> Tensor:
+    """Return the scores of the items of a block, [X, N]; `weights` [N, D] are theirs, other arguments as in `log_sum_exp`."""
     sums = item_sums(scores, block)
-    if states is None or catalog.weights is None:
+    if states is None or weights is None:
         return sums
     with torch.autocast(sums.device.type, enabled=False):
-        return sums + states @ catalog.weights[_items(block)].T
+        return sums + states @ weights.T
 
 
 def log_sum_exp(scores: Tensor, states: Tensor | None, catalog: Catalog) -> Tensor:

@@ -160,7 +160,7 @@ class ParallelPolicy(nn.Module):
         """Return log p of all items after places int64 [X, 2] of histories: float32 [X, N]; see `genrec.types.CatalogPolicy`."""
         scores, states = self.network.scores(self.network.states_after(history, places))
         catalog = self.network.catalog()
-        totals = torch.cat([block_scores(scores, states, catalog, block) for block in catalog.blocks], 1)
+        totals = torch.cat([block_scores(scores, states, catalog.weights_of(block), block) for block in catalog.blocks], 1)
         if self.repeat_score is not None:
             totals = self.repeat_score.added(totals, *seen_items(self.repeat_score, history, places))
         return totals.log_softmax(1)
@@ -191,14 +191,17 @@ class ParallelPolicy(nn.Module):
 
     @torch.no_grad()
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        """Return the `n` best of all items; see `genrec.types.Recommender`. Memory holds the scores of one block of items."""
+        """Return the `n` best of all items; see `genrec.types.Recommender`.
+
+        Memory holds the scores and the normalized embeddings of one block of items.
+        """
         scores, states = self.network.scores(self.network.encode(history, 1)[:, -1])
-        catalog, seen = self.network.catalog(), seen_items(self.repeat_score, history)
+        seen = seen_items(self.repeat_score, history)
         totals = [scores.new_full((len(scores),), -torch.inf)]
 
         def blocks() -> Iterator[tuple[int, Tensor]]:
-            for block in catalog.blocks:
-                sums = block_scores(scores, states, catalog, block)
+            for block in self.network.digits.blocks:
+                sums = block_scores(scores, states, self.network.item_weights(block), block)
                 if self.repeat_score is not None:
                     sums = self.repeat_score.added(sums, *seen, first=block.first)
                 totals.append(torch.logaddexp(totals.pop(), sums.logsumexp(1)))

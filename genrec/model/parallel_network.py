@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, normalize, pad, silu
 
 from genrec.model import kernels
-from genrec.model.digit_sums import Catalog, DigitTable
+from genrec.model.digit_sums import Block, Catalog, DigitTable
 from genrec.model.shared_history_layers import CausalLayer
 from genrec.model.t5_layers import MASK_VALUE, Dropout, RMSNorm, additive_mask
 from genrec.semantic_ids import SemanticIds
@@ -114,8 +114,14 @@ class ParallelNetwork(nn.Module):
 
     def catalog(self) -> Catalog:
         """Return the digits of all items and, with item embeddings, their normalized embeddings."""
-        table = self.item_embedding
-        return Catalog(self.digits.blocks, None if table is None else normalize(table.weight[1:].float(), dim=-1))
+        return Catalog(self.digits.blocks, self.item_weights())
+
+    def item_weights(self, block: Block | None = None) -> Tensor | None:
+        """Return the normalized embeddings of the items of a block, or of all items, float32 [N, D]; None without item embeddings."""
+        if self.item_embedding is None:
+            return None
+        first, last = (0, None) if block is None else (block.first, block.first + len(block.digits))
+        return normalize(self.item_embedding.weight[1:][first:last].float(), dim=-1)
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:

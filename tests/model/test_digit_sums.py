@@ -104,7 +104,7 @@ def test_the_dense_part_is_a_product_of_states_and_weights(monkeypatch: pytest.M
     catalog = Catalog(table.blocks, weights)
     expected = by_loops(scores, table) + states @ weights.T
     torch.testing.assert_close(log_sum_exp(scores, states, catalog), expected.logsumexp(1))
-    parts = [digit_sums.block_scores(scores, states, catalog, block) for block in table.blocks]
+    parts = [digit_sums.block_scores(scores, states, catalog.weights_of(block), block) for block in table.blocks]
     torch.testing.assert_close(torch.cat(parts, 1), expected)
 
 

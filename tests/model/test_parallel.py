@@ -18,7 +18,7 @@ from genrec.baselines import GBCE, SampledSoftmax
 from genrec.errors import UsageError
 from genrec.experiment import Experiment, Tokenize
 from genrec.item_rows import last_places
-from genrec.model import RPG, DigitPolicy, ParallelPolicy, digit_policy, digit_sums, parallel
+from genrec.model import RPG, DigitPolicy, ParallelPolicy, digit_policy, digit_sums, parallel, parallel_network
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import Shop
@@ -204,6 +204,28 @@ def test_a_catalog_of_many_blocks_is_ranked_like_a_catalog_of_one(name: str, mon
     assert torch.equal(found.items, whole.items)
 
 
+def test_a_ranking_normalizes_the_item_embeddings_of_one_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Item embeddings of 3,000 items in blocks of 700: no copy of all of them, and the scores of a copy of all of them."""
+    ids, history = catalog(3_000, 0, (16, 16, 16)), histories(3, 5, 3_000)
+    monkeypatch.setattr(digit_sums, "ITEMS_OF_BLOCK", 700)
+    policy, rows, normalize = build(SPECIFICATIONS["items"], ids), [], parallel_network.normalize
+    expected = policy.catalog_log_prob(history, torch.tensor([[0, 4], [1, 4], [2, 4]])).sort(1, descending=True)
+    monkeypatch.setattr(parallel_network, "normalize", lambda table, dim: (rows.append(len(table)), normalize(table, dim=dim))[1])
+    found = policy.recommend(history, 50)
+    assert sorted(rows) == [3, 48, 200, 700, 700, 700, 700]  # heads of the places, values of the digits, items of each block
+    assert torch.equal(found.items, expected.indices[:, :50] + 1)
+    torch.testing.assert_close(found.scores, expected.values[:, :50])
+
+
+def test_a_policy_without_a_trie_builds_none_of_its_tables() -> None:
+    """16 digits of 10 million items have tables of about 1 GB, which only a trie reads."""
+    ids = catalog(300, 0, (2,) * 16)
+    build(SPECIFICATIONS["catalog"], ids).recommend(histories(2, 3, 300), 5)
+    assert "tables" not in vars(ids)
+    assert len(ids.tables) == 16
+    assert ids.tables is vars(ids)["tables"]
+
+
 @EVERY
 def test_items_with_equal_digits_have_equal_scores_and_are_ordered_by_item(name: str) -> None:
     ids = SemanticIds(torch.tensor([[1, 0], [0, 1], [1, 0], [2, 2], [1, 0]]), (3, 3))
@@ -271,7 +293,7 @@ def test_a_loss_with_sampled_negatives_by_its_definition(name: str, loss: Any) -
     states = policy.network.encode(history)[row, place]
     scores, dense = policy.network.scores(states)
     catalog_of = policy.network.catalog()
-    sums = torch.cat([digit_sums.block_scores(scores, dense, catalog_of, block) for block in catalog_of.blocks], 1)
+    sums = torch.cat([digit_sums.block_scores(scores, dense, catalog_of.weights_of(block), block) for block in catalog_of.blocks], 1)
     expected = loss.item_loss(sums.gather(1, scored[:, None] - 1)[:, 0], sums.gather(1, negatives - 1), ITEMS).mean()
     torch.testing.assert_close(found, expected)
     assert policy_of(name).sequence_loss(history, targets, torch.Generator()) is None
