@@ -208,9 +208,16 @@ class SemanticIds:
         """Return the length of the prefix that two items share: int64 in 0..L, shapes broadcast. It is 0 if either item is 0."""
         self._check_items(items)
         self._check_items(others)
-        codes = torch.cat([torch.full((1, self.levels), -1), self.codes]).to(items.device)
-        same = (codes[items] == codes[others]).cumprod(-1).sum(-1)
-        return same * (items > 0) * (others > 0)
+        items, others = torch.broadcast_tensors(items, others)
+        depth = torch.zeros(items.numel(), dtype=torch.int64, device=items.device)
+        left = ((items > 0) & (others > 0)).flatten().nonzero().squeeze(1)  # the pairs that share all codes so far
+        first, second = items.flatten()[left] - 1, others.flatten()[left] - 1
+        for codes in self.codes.T:
+            level = codes.to(items.device)
+            same = (level[first] == level[second]).nonzero().squeeze(1)
+            left, first, second = left[same], first[same], second[same]
+            depth[left] += 1
+        return depth.reshape(items.shape)
 
     def extend(self, codes: Tensor | ndarray) -> SemanticIds:
         """Return the Semantic IDs of the N existing items and of M new items, numbered N + 1..N + M.
