@@ -291,3 +291,11 @@ def test_the_scale_of_the_rewards_may_be_a_tensor_by_its_type() -> None:
     terms = preference_terms(scores.chosen, scores, double([0.5]).squeeze(0))
     assert terms.chosen_reward.tolist() == pytest.approx([0.5 * D_W])
     assert terms.rejected_reward.squeeze(0).tolist() == pytest.approx([0.5 * each for each in SEVERAL])
+
+
+def test_rewards_have_no_gradient_of_their_scale() -> None:
+    scores, scale = log_ratios(*pair(D_W, SEVERAL)), torch.tensor(0.5, requires_grad=True)
+    terms = preference_terms(scores.chosen * scale, scores, scale)
+    assert terms.loss.requires_grad
+    assert not terms.chosen_reward.requires_grad
+    assert not terms.rejected_reward.requires_grad

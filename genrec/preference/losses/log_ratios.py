@@ -70,7 +70,7 @@ def preference_terms(loss: Tensor, scores: Scores, scale: float | Tensor) -> Pre
 
     `scale` is a number or a tensor float32 [], such as a beta that follows the batch.
     """
-    chosen, rejected = scale * scores.chosen.detach(), scale * scores.rejected.detach()
+    chosen, rejected = (scale * scores.chosen).detach(), (scale * scores.rejected).detach()
     if scores.missing is not None:
         chosen = chosen.masked_fill(scores.missing, -torch.inf)
     return PreferenceTerms(loss, chosen, rejected.masked_fill(~scores.valid, -torch.inf))
