@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from genrec.evaluation.cold_quota import with_cold_quota
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.comparison.held_out_negatives import held_out_negatives
 from genrec.evaluation.comparison.held_out_preferred import held_out_preferred
+from genrec.evaluation.comparison.missing_negatives import missing_share
 from genrec.evaluation.comparison.preference_shares import preference_share
 from genrec.evaluation.comparison.reward_model_notes import reward_model_metrics
 from genrec.evaluation.evaluate import evaluate, metrics_of
@@ -25,15 +27,18 @@ from genrec.evaluation.feedback_metrics import user_counts
 from genrec.evaluation.measurement import evaluated_of, measure, with_users
 from genrec.experiment import Experiment
 from genrec.model.unconstrained_sampling import greedy_items
+from genrec.objectives import Preference
+from genrec.plugin_source import components
 from genrec.policy_modules import device_of
+from genrec.preference.candidates import Sampled
 from genrec.progress import say
 from genrec.stage_inputs import Parents, load_recommender, load_semantic_ids, popularity_of
-from genrec.stage_names import kind_of_stage
+from genrec.stage_names import align_stage, kind_of_stage
 from genrec.store import write_json
 from genrec.training.user_batches import batches, select_users
 from genrec.training.validation import seen_items
 from genrec.training.validation_feedback import disliked_without_target, users_without_target
-from genrec.types import DecodingPolicy
+from genrec.types import DecodingPolicy, Objective
 from genrec.types.event_history import inputs_of
 
 
@@ -65,6 +70,7 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         cold.to_parquet(folder / "cold.parquet", index=False)
         metrics |= cold_only_metrics(cold, spec.cutoffs)
     metrics |= _held_out_shares(corpus, parents) | _preference_share(parents) | reward_model_metrics(parents.get("reward"))
+    metrics |= _missing_share(experiment, parents)
     metrics["excluded_targets"] = float(result.excluded_targets)
     evaluated = evaluated_of(
         result,
@@ -110,3 +116,16 @@ def _preference_share(parents: Parents) -> dict[str, float]:
     """Return the share of rows of the last alignment that gave a preference; empty if there is none, or all rows did."""
     aligned = [stage for stage in parents if kind_of_stage(stage) == "align"]
     return preference_share(pd.read_parquet(parents[aligned[-1]] / "curves.parquet")) if aligned else {}
+
+
+def _missing_share(experiment: Experiment, parents: Parents) -> dict[str, float]:
+    """Return the share of requested negatives that alignments with a sampler could not draw; empty if there is none."""
+    stages = [align_stage(place) for place, each in enumerate(experiment.alignments) if _is_sampled(each.objective)]
+    files = [parents[stage] / "negatives.json" for stage in stages]
+    return missing_share([json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()])
+
+
+def _is_sampled(objective: Objective) -> bool:
+    """Return whether a sampler gives the negatives of all preferences of an objective, so that an empty place was asked for."""
+    found = [each for each in (objective, *components(objective)) if isinstance(each, Preference)]
+    return bool(found) and all(isinstance(each.candidates, Sampled) for each in found)

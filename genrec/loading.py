@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from genrec import renamed
+from genrec import renamed, types
 from genrec.command_lines import command_line
 from genrec.errors import GenrecError, InputError, UsageError, did_you_mean
 from genrec.experiment import Experiment
@@ -273,7 +274,17 @@ def _own_error(what: str, error: Exception, folder: Path | None = None) -> str:
     Known causes are former names of genrec, and a file beside the experiment that has the name of a library.
     """
     former = renamed.explain(error)
-    hint = f": {former} (see the changelog)" if former else ""
+    hint = f": {former} (see the changelog)" if former else _known_fields(error)
     if folder is not None and isinstance(error, ImportError) and error.name and (folder / f"{error.name}.py").is_file():
         hint = hint or f": {error.name} is the name of a library, which comes before your {error.name}.py; rename your file"
     return f"{what}{hint}; its own error:\n{own_traceback(error)}"
+
+
+def _known_fields(error: Exception) -> str:
+    """Return the fields of a class of `genrec.types` that a file builds with an unknown one, for a message; '' for other errors."""
+    found = re.search(r"(\w+)\.__(?:init|new)__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    kind = getattr(types, found[1], None) if isinstance(error, TypeError) and found else None
+    names = [each.name for each in fields(kind)] if is_dataclass(kind) else list(getattr(kind, "_fields", ()))
+    if found is None or not names:
+        return ""
+    return f": {found[1]} has no field {found[2]!r}; its fields are {', '.join(names)}{did_you_mean(found[2], names)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -22,14 +22,16 @@ HINTS = {
     "sqrt": "the slope of a root is infinite at 0; add a small constant under it",
     "norm": "the slope of a norm is infinite at 0; add a small constant under its root",
     "pow": "the slope of a power below 1 is infinite at 0; add a small constant under it",
-    "log": "the logarithm of 0 is -inf; use log_softmax, logsigmoid or clamp(min=...)",
-    "exp": "exp overflows above 88; use softplus, logsigmoid or logsumexp",
+    "log": "the logarithm of 0 is -inf; use logsigmoid or log_softmax, or clamp(min=...) before it",
+    "exp": "exp overflows above 88; use softplus, logsigmoid or logsumexp, or clamp the exponent",
     "mul": "0 times infinity is NaN; replace masked places by masked_fill or torch.where before",
     "sub": "-inf minus -inf is NaN; set masked places to 0 before subtracting",
     "mean": "masked places are -inf; set them to 0 by masked_fill before, and divide by the number of the others",
     "sum": "masked places are -inf; set them to 0 by masked_fill before",
     "div": "0 / 0 is NaN; use clamp(min=...) for the divisor",
 }
+
+LOGARITHMS = ("log", "log2", "log10", "log1p")
 
 
 def find_source(compute: Callable[[], Tensor], inputs: Mapping[str, Tensor]) -> str | None:
@@ -63,7 +65,8 @@ def named_tensors(batch: object, path: str = "") -> dict[str, Tensor]:
 class _Watch(TorchFunctionMode):
     """Remembers the first operation with a result that is not finite, although its inputs hold neither NaN nor +inf.
 
-    In the backward pass it remembers the first operation that turns a finite gradient into another.
+    A logarithm of 0 gives -inf, which an operation after it may only turn into +inf, as the minus of `-log(sigmoid(x))`: the logarithm
+    is then the one to name. In the backward pass it remembers the first operation that turns a finite gradient into another.
     """
 
     def __init__(self, inputs: Mapping[str, Tensor]) -> None:
@@ -71,18 +74,27 @@ class _Watch(TorchFunctionMode):
         self.inputs = inputs
         self.in_forward: str | None = None
         self.in_backward: str | None = None
+        self.logs_of_zero: dict[object, str] = {}  # node of the graph -> sentence
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.is_floating_point() and result.requires_grad:
             with torch._C.DisableTorchFunction():
                 given = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
+                if self.in_forward is None and _is_log_of_zero(_operation(func), result, given):
+                    self.logs_of_zero[result.grad_fn] = self._sentence(_operation(func), given)
                 if self.in_forward is None and _is_bad(result) and not any(map(_is_bad, given)):
-                    self.in_forward = self._sentence(_operation(func), given)
+                    self.in_forward = self._log_behind(result) or self._sentence(_operation(func), given)
                 if result.grad_fn is not None:
                     place = _own_place(sys._getframe())
                     result.grad_fn.register_hook(partial(self._see_gradient, f"the gradient of {_operation(func)}", place))
         return result
+
+    def _log_behind(self, result: Tensor) -> str | None:
+        """Return the sentence of the logarithm of 0 that makes a result infinite; None without one, or if the result has a NaN."""
+        if not self.logs_of_zero or bool(result.isnan().any()):
+            return None
+        return next((self.logs_of_zero[node] for node in _nodes_of(result) if node in self.logs_of_zero), None)
 
     def _see_gradient(self, operation: str, place: Place | None, given: Sequence[Tensor | None], got: Sequence[Tensor | None]) -> None:
         """Note the first operation that turns finite gradients of its result into others of its inputs."""
@@ -97,16 +109,20 @@ class _Watch(TorchFunctionMode):
 
 def leaves_of(loss: Tensor) -> list[Tensor]:
     """Return the tensors that a loss has a gradient for: the parameters, and other leaves of its graph."""
-    found, seen, open_nodes = [], set(), [loss.grad_fn]
+    return [node.variable for node in _nodes_of(loss) if hasattr(node, "variable")]  # nodes that accumulate the gradient of a leaf
+
+
+def _nodes_of(result: Tensor) -> Iterator[Any]:
+    """Iterate over the nodes of the graph of a result, each once."""
+    seen: set[object] = set()
+    open_nodes: list[Any] = [result.grad_fn]
     while open_nodes:
         node = open_nodes.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         open_nodes += [following for following, _ in node.next_functions]
-        if hasattr(node, "variable"):  # a node that accumulates the gradient of a leaf
-            found.append(node.variable)
-    return found
+        yield node
 
 
 def _all_finite(values: Sequence[Tensor | None]) -> bool:
@@ -116,6 +132,11 @@ def _all_finite(values: Sequence[Tensor | None]) -> bool:
 
 def _is_bad(value: Tensor) -> bool:
     return bool((value.isnan() | value.isposinf()).any()) or (value.ndim == 0 and not bool(value.isfinite()))
+
+
+def _is_log_of_zero(operation: str, result: Tensor, given: Sequence[Tensor]) -> bool:
+    """Return whether a result is a logarithm that is -inf although its input holds no infinity."""
+    return operation in LOGARITHMS and bool(result.isneginf().any()) and not any(bool(each.isinf().any()) for each in given)
 
 
 def _told(operation: str, place: Place | None, where: str) -> str:

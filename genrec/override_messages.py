@@ -15,7 +15,9 @@ from genrec.component_choices import classes_of, holds_number, is_optional, kind
 from genrec.errors import UsageError, did_you_mean
 from genrec.experiment import Experiment, flags_in_words
 from genrec.field_paths import FieldPath, Walk, as_flag, is_component, names_in, nearest_holders, settable_fields, value_at, walk
+from genrec.plugin_source import is_plugin_class
 from genrec.stage_names import place_of
+from genrec.types import ValueSchedule
 
 WORDS: dict[Any, str] = {
     int: "an integer",
@@ -86,7 +88,11 @@ def _wrong_value(owner: object, value: object, found: Walk, flag: list[str]) -> 
     if is_component(value):
         fields = ", ".join(f"{flag[0]}.{field.replace('_', '-')}" for field in settable_fields(value))
         return f"{'.'.join(found.taken)} is a component, {type(value).__name__}; set one of its fields: {fields}"
-    return wrong_type(get_type_hints(type(owner)).get(found.path[-1], type(value)), flag)
+    hint = get_type_hints(type(owner)).get(found.path[-1], type(value))
+    schedule = ""
+    if hint is float and is_plugin_class(type(owner)) and got in classes_of((ValueSchedule,)):
+        schedule = f"; it takes a schedule if {type(owner).__name__}.{found.path[-1]} has the type genrec.types.NumberOrSchedule"
+    return wrong_type(hint, flag) + schedule
 
 
 def number_or_schedule(kinds: tuple[type, ...], got: str) -> str:

@@ -208,7 +208,8 @@ class SemanticIds:
         """Return the length of the prefix that two items share: int64 in 0..L, shapes broadcast. It is 0 if either item is 0."""
         self._check_items(items)
         self._check_items(others)
-        items, others = torch.broadcast_tensors(items, others)
+        shape = torch.broadcast_shapes(items.shape, others.shape)
+        items, others = items.expand(shape), others.expand(shape)
         depth = torch.zeros(items.numel(), dtype=torch.int64, device=items.device)
         left = ((items > 0) & (others > 0)).flatten().nonzero().squeeze(1)  # the pairs that share all codes so far
         first, second = items.flatten()[left] - 1, others.flatten()[left] - 1
@@ -217,7 +218,7 @@ class SemanticIds:
             same = (level[first] == level[second]).nonzero().squeeze(1)
             left, first, second = left[same], first[same], second[same]
             depth[left] += 1
-        return depth.reshape(items.shape)
+        return depth.reshape(shape)
 
     def extend(self, codes: Tensor | ndarray) -> SemanticIds:
         """Return the Semantic IDs of the N existing items and of M new items, numbered N + 1..N + M.

@@ -20,7 +20,7 @@ from genrec.plugin_source import components
 from genrec.preference.negatives import Uniform
 from genrec.preference.vectors import Content
 from genrec.testing import ContractError, Shop
-from genrec.testing.component_checks import KINDS, check_component, kind_of
+from genrec.testing.component_checks import KINDS, check_component, kind_of, misspelt_method
 from genrec.tokenizer import RandomCodes
 from genrec.types import Draw, Evaluated, LogProbs, LossNeeds, ObjectiveContext, PreferenceTerms, Proposals, Rating, SamplerContext
 
@@ -133,6 +133,39 @@ def test_all_plug_ins_of_a_file_are_checked_with_a_line_for_each(tmp_path: Path,
     assert len(lines) == len(begins)
     assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True))
     assert "Did you mean vectors of ItemVectors, in place of vector?" in lines[6]
+
+
+@dataclass(frozen=True)
+class MisspeltSampler:
+    """A sampler; `build` is a method of policies too."""
+
+    def built(self, context: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class MisspeltPolicy:
+    """A policy."""
+
+    def built(self, semantic_ids: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class MisspeltBaseline:
+    """A baseline; `fit` is a method of quantizers too."""
+
+    def fits(self, interactions: object, item_count: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "meant"),
+    [
+        (MisspeltSampler, ("built", "build", "NegativeSampler")),
+        (MisspeltPolicy, ("built", "build", "PolicySpecification")),
+        (MisspeltBaseline, ("fits", "fit", "Baseline")),
+    ],
+)
+def test_the_arguments_of_a_misspelt_method_tell_its_protocol(kind: type, meant: tuple[str, str, str]) -> None:
+    assert misspelt_method(kind) == meant
 
 
 def test_several_named_plug_ins_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

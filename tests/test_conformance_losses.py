@@ -74,6 +74,13 @@ def naive(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
     return VALID(policy, reference)._replace(loss=-(chosen.exp() / (chosen.exp() + rejected.exp().sum(1))).log())
 
 
+def log_of_sigmoid(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+    """-log(sigmoid(D)) as written: the sigmoid is 0 far below 0."""
+    masked = policy.rejected.isneginf() | reference.rejected.isneginf()
+    gap = ((policy.chosen - reference.chosen).unsqueeze(1) - (policy.rejected - reference.rejected)).masked_fill(masked, 0.0)
+    return VALID(policy, reference)._replace(loss=-torch.where(masked, 0.0, gap.sigmoid().log()).sum(1))
+
+
 def careless(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
     """Numerically stable, but -inf minus -inf is NaN."""
     ratios = torch.cat([(policy.chosen - reference.chosen).unsqueeze(1), policy.rejected - reference.rejected], 1)
@@ -176,7 +183,14 @@ BROKEN_LOSSES: dict[str, tuple[LossFunction, str]] = {
     "detached": (lambda p, r: rewards(p, r, loss=VALID(p, r).loss.detach()), r"the loss has no gradient"),
     "reward shape": (lambda p, r: rewards(p, r, chosen_reward=torch.zeros(1)), r"chosen_reward must be \[8\]; got \[1\]"),
     "reward attached": (lambda p, r: rewards(p, r, chosen_reward=p.chosen - r.chosen), r"chosen_reward must be detached"),
-    "overflow": (naive, r"is not finite at log-ratios -?9999.98 \(positive\) and -?9999.98 \(negative\); exp at .*use softplus, log"),
+    "overflow": (
+        naive,
+        r"is not finite at log-ratios -?9999.98 \(positive\) and -?9999.98 \(negative\); exp at .*use softplus, .*clamp the exponent",
+    ),
+    "log of 0": (
+        log_of_sigmoid,
+        r"; log at .*test_conformance_losses\.py:\d+ is the first .*of 0 is -inf; use logsigmoid or log_soft",
+    ),
     "masked NaN": (careless, r"is not finite at log-ratios .* a masked negative \(-inf\); sub at .*before subtracting"),
     "masked counts": (mean_over_all, r"a masked negative must not change the loss; got .* in example \d of 8"),
     "masked reward": (

@@ -27,7 +27,7 @@ from genrec.model import Gpt, Tiger
 from genrec.objectives import Preference, Rounds
 from genrec.objectives.built_steps import build_step
 from genrec.pipeline import run
-from genrec.preference.candidates import Pairs
+from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.filters import NearDuplicates
 from genrec.preference.losses import DPO, Anchored, RecPO, RosePO, SoftmaxDPO
 from genrec.preference.negatives import (
@@ -520,3 +520,13 @@ def test_losses_with_negatives_refuse_a_catalog_of_one_item_after_the_data_stage
     with pytest.raises(UsageError, match=r"a catalog of 1 item\(s\) has none; set policy\.loss to None \(--policy\.loss None\)"):
         run(one_item)
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["data"]
+
+
+def test_as_many_negatives_as_items_are_refused_after_the_data_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of 40 items has 39 at most: the positive is no negative."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    message = r"^Sampled\.num_negatives must be below the number of items, 40, got 40: .*; lower it, .*--align\.num-negatives$"
+    with pytest.raises(UsageError, match=message):
+        run(replace(cyclic(), align=stage(num_negatives=40)))
+    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["data"]
+    Sampled(num_negatives=39).check_catalog(40)

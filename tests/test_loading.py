@@ -250,3 +250,18 @@ def test_a_class_in_place_of_a_value_is_refused_with_the_line(tmp_path: Path) ->
     assert refused(f"{file}:rows").endswith(f"got the class DPO; write DPO() (at {file}:9)")
     assert refused(f"{file}:weighted").endswith(f"got the class LevelWeighted; write LevelWeighted(...) (at {file}:12)")
     assert refused(f"{file}:unknown").endswith(f"got 'un known' (at {file}:15)")
+
+
+@pytest.mark.parametrize(
+    ("built", "fields"),
+    [
+        ("LossNeeds(ratings=True)", "LossNeeds has no field 'ratings'; its fields are mismatched, rewards, positive"),
+        ("Draw(drew=None)", "Draw has no field 'drew'; its fields are draw, by_example, offers_history, offers_disliked, refresh, at"),
+    ],
+)
+def test_an_unknown_field_of_a_value_is_answered_by_the_known_ones(built: str, fields: str, tmp_path: Path) -> None:
+    file = tmp_path / "own_value.py"
+    file.write_text(f"from genrec.types import Draw, LossNeeds\n\n\nclass Own:\n    needs = {built}\n", encoding="utf-8")
+    message = refused(f"{file}:Own")
+    assert message.startswith(f"{file} cannot be imported: {fields}")
+    assert f'File "{file}", line 5, in Own' in message

@@ -33,11 +33,11 @@ from genrec.preference.filters import NearDuplicates
 from genrec.preference.losses import DPO, Anchored, Smoothed, SoftmaxDPO
 from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Mix, Uniform
 from genrec.preference.rewards import Popular
-from genrec.preference.schedules import Linear
+from genrec.preference.schedules import Linear, constant
 from genrec.preference.vectors import LearnedVectors
 from genrec.testing import Shop
 from genrec.tokenizer import RQVAE, RQKMeans
-from genrec.types import NegativeSampler, Objective, PreferenceLoss
+from genrec.types import LogProbs, LossNeeds, NegativeSampler, NumberOrSchedule, Objective, PreferenceLoss, PreferenceTerms
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 BASE = Experiment(name="shop-sft", source=Shop())
@@ -712,3 +712,25 @@ def test_the_name_of_a_field_alone_is_answered_with_its_flag() -> None:
     assert "the nearest: --align.objective.loss.beta\n" in refused(rows, "--beta", "0.3")
     options, flags = command_parser.parse(command_parser.build(), ["run", "mine.py:rows", "--beta", "0.3"])
     assert (options.track, flags) == ([], ["--beta", "0.3"])
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnLoss:
+    """A loss of the user with two scales, one of which may be a schedule."""
+
+    beta: NumberOrSchedule = 0.1
+    alpha: float = 0.1
+
+    needs = LossNeeds()
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        return SoftmaxDPO(beta=constant(self, "beta"))(policy, reference)
+
+
+def test_a_field_of_a_plug_in_takes_a_schedule_by_its_type() -> None:
+    row = replace(BASE, align=stage(loss=OwnLoss()))
+    given = ("Linear", "--align.beta.start", "0.5", "--align.beta.end", "2", "--align.beta.steps", "300")
+    assert one(row, "--align.beta", *given).alignments[0].objective.loss == OwnLoss(beta=Linear(start=0.5, end=2.0, steps=300))
+    wrong = refused([row], "--align.alpha", "Linear")
+    assert "expected a number, got 'Linear'; it takes a schedule if OwnLoss.alpha has the type genrec.types.NumberOrSchedule" in wrong
+    assert "NumberOrSchedule" not in refused([row], "--align.alpha", "x")

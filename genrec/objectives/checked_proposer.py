@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from genrec import plugin_errors
@@ -29,7 +28,6 @@ from genrec.types import (
     WindowBatch,
 )
 
-TRIED = 16  # examples of a trial before a training
 LISTED = "{}.candidates {!r} lists candidates in their order; use Preference(candidates=...)"
 
 
@@ -75,10 +73,9 @@ class CheckedProposer:
         with plugin_errors.attribute_to(self.proposer, f"while it proposed candidates in step {step}"):
             return self._check(self.proposals.in_step(prepared.rows, prepared.host.rows, step, scores), prepared.rows)
 
-    def of_first_examples(self, given: TrainingExamples, context: ObjectiveContext) -> Candidates:
-        """Return the candidates of the first examples, as step 0 would have them; `given` are those of the objective."""
-        examples, device = self.examples(given), device_of(context.policy)
-        number = torch.arange(min(TRIED, len(examples)))
+    def of_examples(self, examples: TrainingExamples, number: Tensor, context: ObjectiveContext) -> Candidates:
+        """Return the candidates of the examples `number` int64 [X], as step 0 would have them."""
+        device = device_of(context.policy)
         batch = examples.batch(number)
         host, _ = with_places(batch)
         candidates = self.on_host(host, 0, number)

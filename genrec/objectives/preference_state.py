@@ -18,6 +18,7 @@ from genrec.store import write_json
 from genrec.types import Candidates, ObjectiveState, SamplerContext, SequenceBatch
 
 MAX_EMPTY_SHARE = 0.5  # warn if a larger share of the examples got no negative
+MAX_MISSING_SHARE = 0.05  # warn if a sampler did not find a larger share of the requested negatives
 _GATED = "gated"  # name of the tensor bool [1]
 _PREFERRED = "preferred"  # name of the counts of preferred items
 COUNTED = frozenset(
@@ -106,14 +107,15 @@ class PreferenceState:
         """Return the counts of negatives, and of preferred items if they are counted."""
         return [self.draw_counts] if self.preferred is None else [self.draw_counts, self.preferred]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, sampler: str | None = None) -> None:
         """Write `negatives.json`, `drawn_negatives.parquet` and, if they are counted, `preferred_items.parquet`.
 
-        Warn if many examples got no negative.
+        Warn if many examples got no negative, or if `sampler`, the name of a sampler that was asked for a number of negatives, did not
+        find many of them.
         """
         _write(self.statistics, self.draw_counts, self.preferred, folder)
         if not bool(self.gated):
-            _warn_if_few_negatives(self.statistics.summary())
+            _warn_if_few_negatives(self.statistics.summary(), sampler)
 
 
 def preference_states(state: ObjectiveState | None) -> list[PreferenceState]:
@@ -146,11 +148,20 @@ def _write(statistics: NegativeStatistics, draw_counts: DrawCounts, preferred: D
         preferred.table().to_parquet(folder / "preferred_items.parquet", index=False)
 
 
-def _warn_if_few_negatives(summary: Summary) -> None:
-    """Warn if most examples got no negative. Their preference loss is 0, so only the likelihood trains on them."""
+def _warn_if_few_negatives(summary: Summary, sampler: str | None) -> None:
+    """Warn if most examples got no negative, or if a sampler did not find many of the requested ones.
+
+    The preference loss of an example without a negative is 0, so only the likelihood trains on it.
+    """
     examples, without = cast(int, summary["examples"]), cast(int, summary["examples_without_negatives"])
+    missing = cast(float, summary["shortfall_share"] or 0.0)
     if without > MAX_EMPTY_SHARE * examples:
         say(
             f"alignment: {without} of {examples} examples got no negative; their preference loss is 0, and only an anchor (Anchored) "
             "or Preference.likelihood trains on them; give the proposer more candidates or exclude fewer"
+        )
+    elif sampler is not None and missing > MAX_MISSING_SHARE:
+        say(
+            f"alignment: {sampler} did not find {missing:.1%} of the requested negatives (drawn_shortfall of genrec curves), so rows "
+            "were compared with fewer than num_negatives; lower num_negatives, or give the sampler more candidates"
         )

@@ -171,7 +171,8 @@ class PreferenceStep:
 
     def save(self, folder: Path) -> None:
         """Write the statistics and the counts of the rejected candidates."""
-        self.state.save(folder)
+        candidates = self.objective.candidates
+        self.state.save(folder, name_with_place(type(candidates.negatives)) if isinstance(candidates, Sampled) else None)
         if self.proposer.proposals.save is not None:
             self.proposer.proposals.save(folder)
 

@@ -68,7 +68,7 @@ class NegativeStatistics:
         The sum is the product of the target's unit vector with the sum of the negatives' unit vectors.
         """
         vectors, weights = self.context.vectors, self.inverse_norms
-        negatives = embedding_bag(drawn, vectors, mode="sum", per_sample_weights=weights[drawn])
+        negatives: Tensor = embedding_bag(drawn, vectors, mode="sum", per_sample_weights=weights[drawn])
         return (negatives * vectors[target]).sum(1) * weights[target]
 
     def summary(self) -> Summary:

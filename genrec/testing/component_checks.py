@@ -195,13 +195,23 @@ def _methods(*kinds: type) -> list[str]:
 
 
 def misspelt_method(kind: type) -> tuple[str, str, str] | None:
-    """Return a public method of a class that looks like a misspelt one of a protocol, the method meant and the protocol's name."""
+    """Return a public method of a class that looks like a misspelt one of a protocol, the method meant and the protocol's name.
+
+    Of several protocols the one with the most arguments of the same names is meant, the first of equals.
+    """
+    found: list[tuple[int, tuple[str, str, str]]] = []
     for each in KINDS:
         for name in _methods(kind):
             nearest = difflib.get_close_matches(name, _methods(each.protocol), 1, cutoff=MISSPELT)
             if nearest and name != nearest[0]:
-                return name, nearest[0], each.protocol.__name__
-    return None
+                shared = _arguments(kind, name) & _arguments(each.protocol, nearest[0])
+                found.append((len(shared), (name, nearest[0], each.protocol.__name__)))
+    return max(found, key=lambda each: each[0])[1] if found else None
+
+
+def _arguments(kind: type, method: str) -> set[str]:
+    """Return the names of the arguments of a method without `self`."""
+    return set(signature(getattr(kind, method)).parameters) - {"self"}
 
 
 def builds_policy(component: Any) -> bool:

@@ -159,10 +159,10 @@ def align(
 
 
 def try_objectives(policy: Policy, data: Callable[[], AlignmentData], recipes: Sequence[Align], seed: int) -> None:
-    """Try the user's own objectives and proposers with an untrained policy, to find their errors before SFT.
+    """Try the user's own objectives, proposers and samplers with an untrained policy, to find their errors before SFT.
 
-    Objectives are built, and proposers give candidates for a few examples; what they build is dropped. `data` is called only if there
-    are such plug-ins; those of genrec need no trial. For the errors see `build_step` and `try_candidates`.
+    Objectives are built, and proposers and samplers give candidates for a few examples; what they build is dropped. `data` is called
+    only if there are such plug-ins; those of genrec need no trial. For the errors see `build_step` and `try_candidates`.
     """
     own = [each for each in recipes if _has_own_objective(each) or proposing_parts(each.objective)]
     if not own:
@@ -176,7 +176,10 @@ def try_objectives(policy: Policy, data: Callable[[], AlignmentData], recipes: S
 
 
 def _try_proposers(policy: Policy, data: AlignmentData, recipe: Align, seed: int) -> None:
-    """Let the user's own proposers propose for a few examples. Torch's global generator and the policy's mode are left unchanged."""
+    """Let the user's own proposers and samplers give candidates for a few examples.
+
+    Torch's global generator and the policy's mode are left unchanged.
+    """
     if proposing_parts(recipe.objective):
         with torch.random.fork_rng(devices=[]), evaluation_mode(as_module(policy)):
             try_candidates(recipe.objective, _trial_context(policy, data, recipe, seed))

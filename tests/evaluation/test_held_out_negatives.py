@@ -141,6 +141,18 @@ def test_the_share_of_a_file_that_names_no_user_is_not_known() -> None:
     assert "not excluded" not in note, "a file has the negatives that it has"
 
 
+def test_the_draws_of_an_own_objective_are_named_as_not_counted() -> None:
+    own = row("memory", 0.0)._replace(metrics={}, configuration={"align.objective.class": "mine:MovingBeta"})
+    (note,) = held_out_notes([own])
+    assert note == "Drawn negatives that were the user's own held-out items: memory not counted: the draws of MovingBeta, if any."
+    parts = [{"class": "genrec.objectives.supervised:Supervised"}, {"class": "mine:MovingBeta"}]
+    part = {"align-2.objective.class": "genrec.objectives.rounds:Rounds", "align-2.objective.objectives": parts}
+    (note,) = held_out_notes([row("uniform", 0.0017), row("rounds", 0.002)._replace(configuration=part)])
+    assert "; rounds 0.20 % (" in note
+    assert "validation); rounds not counted: the draws of MovingBeta, if any. Held-out items" in note
+    assert held_out_notes([own._replace(configuration={"sft.objective.class": "mine:Own"})]) == []
+
+
 def far(**changed: float) -> Row:
     """Return a row with 1,000 draws, of which uniform ones would have 2 % held-out items."""
     shares = {"heldout_share": 0.11, "test_share": 0.06, "validation_share": 0.05, "uniform_share": 0.02, "counted": 1000.0}

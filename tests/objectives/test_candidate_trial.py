@@ -1,4 +1,4 @@
-"""Own proposers are tried on a few examples before a training: their errors are found before SFT, and before the first step."""
+"""Own proposers and samplers are tried on a few examples before a training: errors are found before SFT, and before the first step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,25 @@ from genrec import pipeline
 from genrec.errors import InputError, UsageError
 from genrec.experiment import SFT, Align
 from genrec.objectives import PolicyGradient, Preference, Rounds, Supervised
+from genrec.objectives.candidate_trial import try_candidates
 from genrec.preference.candidates import Sampled, Together, TopItems
+from genrec.preference.exclusions import Exclusions
+from genrec.preference.filters import NearDuplicates
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
-from genrec.preference.negatives import Uniform
+from genrec.preference.negatives import Filtered, Uniform
 from genrec.testing import check_objective
 from genrec.training import align as training
-from genrec.types import Candidates, Objective, ObjectiveContext, Proposals, RowScores, SequenceBatch, WindowBatch
+from genrec.types import (
+    Candidates,
+    Draw,
+    Objective,
+    ObjectiveContext,
+    Proposals,
+    RowScores,
+    SamplerContext,
+    SequenceBatch,
+    WindowBatch,
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,48 @@ def test_an_alignment_that_begins_from_a_finished_sft_tries_its_proposer_before_
 
     with pytest.raises(UsageError, match=MESSAGE.format("Three")):
         align(*parts(), recipe(objective=Preference(DPO(), Three())), 0, tmp_path / "a", validate)
+
+
+@dataclass(frozen=True)
+class DrawsFor:
+    """One negative, an allowed item, for users from `first` on, and none for the others."""
+
+    first: int
+
+    def build(self, context: SamplerContext) -> Draw:
+        def draw(batch: SequenceBatch, num_negatives: int, generator: torch.Generator) -> torch.Tensor:
+            every = torch.arange(1, context.item_count + 1).expand(len(batch.target), -1)
+            negatives = Exclusions(context).take_allowed(batch, every, num_negatives)
+            return negatives.masked_fill((batch.user < self.first).unsqueeze(1), 0)
+
+        return Draw(draw=draw)
+
+
+NO_NEGATIVES = (
+    r"^DrawsFor \(.*test_candidate_trial\.py:\d+\) gave no negative to any of 256 training examples, so the preference loss would be 0"
+    r".* and test it with 'genrec check .*test_candidate_trial\.py:DrawsFor'$"
+)
+
+
+@pytest.mark.parametrize("loss", [SoftmaxDPO(), Anchored(DPO())])
+def test_a_sampler_that_draws_nothing_is_refused_before_sft(
+    loss: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    objective = Preference(loss, Sampled(Filtered(DrawsFor(1_000), (NearDuplicates(),)), 1))
+    assert built_before(objective, InputError, NO_NEGATIVES) == ["data", "embed", "tokenize"]
+
+
+def test_a_sampler_that_draws_for_the_last_user_alone_is_accepted() -> None:
+    """The first 16 examples are of other users, those of the whole training set are not."""
+    _, entries, _ = parts()
+    users = entries.batch(torch.arange(len(entries))).user
+    last = int(users.max())
+    assert last not in users[:16]
+    context = built_step(recipe(num_negatives=1))[1]
+    try_candidates(Preference(SoftmaxDPO(), Sampled(DrawsFor(last), 1)), context)
+    with pytest.raises(InputError, match=NO_NEGATIVES):
+        try_candidates(Preference(SoftmaxDPO(), Sampled(DrawsFor(last + 1), 1)), context)
 
 
 @pytest.mark.parametrize("on_host", [True, False])

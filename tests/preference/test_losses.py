@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from genrec.errors import NumericsError, UsageError
 from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO, check_start, starting_loss
+from genrec.preference.losses.log_ratios import log_ratios, preference_terms
 from genrec.types import LogProbs, PreferenceLoss
 
 D_W, D_L = 1.8, -1.3  # log-ratios of the positive and of the negative: D = 3.1
@@ -280,3 +282,20 @@ def test_a_start_with_nan_raises() -> None:
     policy, _ = masked((2, 1), torch.zeros(2, 1, dtype=torch.bool))
     with pytest.raises(NumericsError, match="row 1 is nan"):
         check_start(policy._replace(chosen=torch.tensor([0.0, float("nan")])), policy._replace(chosen=torch.zeros(2)))
+
+
+def test_the_scale_of_the_rewards_may_be_a_tensor_by_its_type() -> None:
+    """mypy reads the annotation of a loss of the user with a beta that follows the batch."""
+    assert get_type_hints(preference_terms)["scale"] == float | Tensor
+    scores = log_ratios(*pair(D_W, SEVERAL))
+    terms = preference_terms(scores.chosen, scores, double([0.5]).squeeze(0))
+    assert terms.chosen_reward.tolist() == pytest.approx([0.5 * D_W])
+    assert terms.rejected_reward.squeeze(0).tolist() == pytest.approx([0.5 * each for each in SEVERAL])
+
+
+def test_rewards_have_no_gradient_of_their_scale() -> None:
+    scores, scale = log_ratios(*pair(D_W, SEVERAL)), torch.tensor(0.5, requires_grad=True)
+    terms = preference_terms(scores.chosen * scale, scores, scale)
+    assert terms.loss.requires_grad
+    assert not terms.chosen_reward.requires_grad
+    assert not terms.rejected_reward.requires_grad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from alignments import align, constant, parts, recipe
 from stable_ids import stable_id
+from torch.nn.functional import pad
 
 from genrec import plugin_errors
 from genrec.errors import InputError, UsageError
@@ -22,7 +24,7 @@ from genrec.types import Draw, LogProbs, LossNeeds, PreferenceTerms, Rating, Sam
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler plug-in that fails in the place named by `where`."""
+    """A sampler plug-in that fails in the place named by `where`, or finds one negative only."""
 
     where: str
 
@@ -34,6 +36,8 @@ class Sampler:
             return [1, 2]  # type: ignore[return-value]
         if self.where == "arity":
             return Draw(draw=lambda batch, count: draw.draw(batch, count, torch.Generator()))  # type: ignore[misc, arg-type]
+        if self.where == "one":
+            return Draw(draw=lambda batch, count, generator: pad(draw.draw(batch, 1, generator), (0, count - 1)))
         return draw
 
 
@@ -143,3 +147,15 @@ def test_an_alignment_without_negatives_warns(tmp_path: Path, capsys: pytest.Cap
     _, statistics, _ = align(built, entries, context, recipe(negatives=nothing), 0, tmp_path / "last", constant)
     assert statistics["negatives"] == 0
     assert "examples got no negative" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("num_negatives", "missing"), [(1, 0.0), (2, 0.5)])
+def test_an_alignment_with_missing_negatives_tells_their_share(
+    num_negatives: int, missing: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sampler with one negative for each example lacks one of two requested ones."""
+    changed = recipe(negatives=Sampler("one"), num_negatives=num_negatives)
+    _, statistics, _ = align(*parts(), changed, 0, tmp_path / "last", constant)
+    assert (statistics["examples_without_negatives"], statistics["shortfall_share"]) == (0, missing)
+    message = r"alignment: Sampler \(.*test_plugin_errors\.py:\d+\) did not find 50\.0% of the requested negatives"
+    assert bool(re.search(message, capsys.readouterr().err)) == bool(missing)

@@ -12,6 +12,7 @@ from genrec.evaluation.compare import ABSENT, Comparison, Row
 from genrec.evaluation.comparison import held_out_negatives, held_out_preferred
 from genrec.evaluation.comparison.comparison_metric_tables import metric_tables
 from genrec.evaluation.comparison.comparison_tests_table import tests_tables
+from genrec.evaluation.comparison.missing_negatives import missing_negatives_notes
 from genrec.evaluation.comparison.preference_shares import preference_share_notes
 from genrec.evaluation.comparison.reward_model_notes import reward_model_notes
 from genrec.evaluation.comparison.table_cells import (
@@ -76,7 +77,7 @@ def _test_cells(row: Row) -> list[str]:
 
 def _notes(comparison: Comparison) -> tuple[list[str], list[str]]:
     """Return all notes, and those of them that are warnings: a share or number of users that is 0 is none."""
-    rows, warnings = comparison.rows, [*_misses(comparison), *_untrained(comparison.rows)]
+    rows, warnings = comparison.rows, [*_misses(comparison), *_untrained(comparison.rows), *missing_negatives_notes(comparison.rows)]
     shares = (
         (held_out_negatives.held_out_notes(rows), (held_out_negatives.TOTAL, held_out_negatives.UNKNOWN)),
         (held_out_preferred.held_out_preferred_notes(rows), (held_out_preferred.TOTAL, held_out_preferred.UNKNOWN)),

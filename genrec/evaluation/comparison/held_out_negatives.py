@@ -7,6 +7,7 @@ some of them and lowers their probability, hard samplers more often than uniform
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -70,10 +71,12 @@ def held_out_negatives(
 def held_out_notes(rows: Sequence[Row]) -> list[str]:
     """Return the notes on held-out items among the negatives of a table's rows, a mean over seeds each; empty if no row has one.
 
-    Rows of continued SFT are left out: their negatives are drawn, but the loss does not use them.
+    Rows of continued SFT are left out: their negatives are drawn, but the loss does not use them. Objectives of the user's own are
+    named, because their draws are not counted.
     """
     having = [row for row in rows if (TOTAL in row.metrics or UNKNOWN in row.metrics) and loss_of(row.configuration) != CONTROL]
-    if not having:
+    uncounted = [f"{row.name} not counted: the draws of {names}, if any" for row in rows if (names := _own_objectives(row))]
+    if not having and not uncounted:
         return []
     shares = {row.name: [row.metrics[name].mean for name in (TOTAL, TEST, VALIDATION)] for row in having if TOTAL in row.metrics}
     both, found = "", []
@@ -88,7 +91,7 @@ def held_out_notes(rows: Sequence[Row]) -> list[str]:
         ]
         if any(test + validation > total + ROUNDING for total, test, validation in shares.values()):
             both = " An item that is both a test and a validation item of its user is in both parts and once in the total."
-    found += [_unknown(row) for row in having if UNKNOWN in row.metrics]
+    found += [*(_unknown(row) for row in having if UNKNOWN in row.metrics), *uncounted]
     why = ""
     if any(_has_sampler(row) for row in having):
         why = " Held-out items are not excluded, because that would reveal them to the policy."
@@ -102,6 +105,17 @@ def _unknown(row: Row) -> str:
     part = "" if TOTAL not in row.metrics else f" for {percent(share)} of its negatives, which are not in this share"
     rows = "the rows" if TOTAL not in row.metrics else "rows"
     return f"{row.name} not known{part}: {rows} of {files} name no user"
+
+
+def _own_objectives(row: Row) -> str:
+    """Return the classes of the user's own objectives of a row's alignments, joined by `and`; nothing counts what these draw."""
+    kinds: list[str] = []
+    for path, value in row.configuration.items():
+        if re.fullmatch(r"align(-\d+)?\.objective\.class", path):
+            kinds.append(str(value))
+        elif re.fullmatch(r"align(-\d+)?\.objective\.objectives", path) and isinstance(value, list):  # of `Rounds`
+            kinds += [str(each["class"]) for each in value]
+    return " and ".join(dict.fromkeys(kind.rpartition(":")[2] for kind in kinds if not kind.startswith("genrec.")))
 
 
 def _is_far_above(row: Row) -> bool:
@@ -120,8 +134,8 @@ def _warning(row: Row) -> str:
         cause = f"Remove the users' held-out items from {_files(row)}."
     elif validation > FAR_ABOVE * test:
         cause = (
-            "Most are validation items, so check that the proposer or sampler does not read context.validation, which is for "
-            "measuring alone."
+            "Most are validation items, so check that the proposer does not read context.validation, which is for measuring alone, "
+            "and that the sampler reads training data alone."
         )
     else:
         cause = (

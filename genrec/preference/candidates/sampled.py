@@ -43,6 +43,14 @@ class Sampled:
                 "num_beams, recent, batch_size)"
             )
 
+    def check_catalog(self, num_items: int) -> None:
+        """Raise UsageError if the catalog has too few items for the negatives of a row, which never include the positive."""
+        if self.num_negatives >= num_items:
+            raise UsageError(
+                f"Sampled.num_negatives must be below the number of items, {num_items:,}, got {self.num_negatives:,}: negatives are "
+                "distinct items other than the positive; lower it, on the command line by --align.num-negatives"
+            )
+
     def most_candidates(self) -> int:
         """Return the largest number of candidates of a row."""
         return 1 + self.num_negatives

@@ -65,9 +65,12 @@ def negative_log_likelihood(policy: LogProbs) -> Tensor:
     return -at_least_float32(policy.chosen.masked_fill(policy.chosen.isneginf(), 0.0)) / policy.length
 
 
-def preference_terms(loss: Tensor, scores: Scores, scale: float) -> PreferenceTerms:
-    """Return a loss [B] together with the implicit rewards `scale * score`, detached, -inf where masked."""
-    chosen, rejected = scale * scores.chosen.detach(), scale * scores.rejected.detach()
+def preference_terms(loss: Tensor, scores: Scores, scale: float | Tensor) -> PreferenceTerms:
+    """Return a loss [B] together with the implicit rewards `scale * score`, detached, -inf where masked.
+
+    `scale` is a number or a tensor float32 [], such as a beta that follows the batch.
+    """
+    chosen, rejected = (scale * scores.chosen).detach(), (scale * scores.rejected).detach()
     if scores.missing is not None:
         chosen = chosen.masked_fill(scores.missing, -torch.inf)
     return PreferenceTerms(loss, chosen, rejected.masked_fill(~scores.valid, -torch.inf))
