@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from numpy import ndarray
 from safetensors import SafetensorError
@@ -208,7 +209,7 @@ class SemanticIds:
         """Return the length of the prefix that two items share: int64 in 0..L, shapes broadcast. It is 0 if either item is 0."""
         self._check_items(items)
         self._check_items(others)
-        shape = torch.broadcast_shapes(items.shape, others.shape)
+        shape = np.broadcast_shapes(items.shape, others.shape)
         items, others = items.expand(shape), others.expand(shape)
         depth = torch.zeros(items.numel(), dtype=torch.int64, device=items.device)
         left = ((items > 0) & (others > 0)).flatten().nonzero().squeeze(1)  # the pairs that share all codes so far

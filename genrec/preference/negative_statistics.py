@@ -68,8 +68,9 @@ class NegativeStatistics:
         The sum is the product of the target's unit vector with the sum of the negatives' unit vectors.
         """
         vectors, weights = self.context.vectors, self.inverse_norms
-        negatives: Tensor = embedding_bag(drawn, vectors, mode="sum", per_sample_weights=weights[drawn])
-        return (negatives * vectors[target]).sum(1) * weights[target]
+        negatives = embedding_bag(drawn, vectors, mode="sum", per_sample_weights=weights[drawn])
+        similarity: Tensor = (negatives * vectors[target]).sum(1) * weights[target]
+        return similarity
 
     def summary(self) -> Summary:
         """Return shares and means over all negatives so far, None where there are none. The result is JSON-serializable."""
