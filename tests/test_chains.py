@@ -189,13 +189,13 @@ class Recorded:
 
 def test_stages_of_a_chain_have_random_numbers_of_their_own() -> None:
     """Two stages of equal settings see other batches and draw other negatives; a stage alone and first in a chain the same ones."""
-    recorded = stage(negatives=Recorded(), optimization=Optimization(max_steps=3, batch_size=16, learning_rate=1e-4))
+    recorded = stage(negatives=Recorded(), optimization=Optimization(max_steps=3, batch_size=24, learning_rate=1e-4))
     batches = []
     base = cyclic(steps=12)
     for chain, last in ((replace(base, align=recorded), "align"), (replace(base, align=(recorded, recorded)), "align-2")):
         DRAWN.clear()
         pipeline.run(chain, last=last, refresh=last)
-        batches.append([each for each in DRAWN if len(each[0]) == 16][:3])
+        batches.append([each for each in DRAWN if len(each[0]) == 24][:3])
     first, second = batches
     assert len(first) == len(second) == 3
     assert all(ours[0] != theirs[0] and ours[1] != theirs[1] for ours, theirs in zip(first, second, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from genrec.data.sources.frames import Frames
 from genrec.embeddings import Precomputed
 from genrec.errors import UsageError
 from genrec.input_files import file_suffix
-from genrec.inspect_commands import _check_picture
 from genrec.preference.candidates import Pairs
 from genrec.serving.history_files import read_requests
 from genrec.serving.table_files import check_format, has_columns, write_table
+from genrec.written_files import check_picture
 
 
 def test_suffixes_are_in_lower_case() -> None:
@@ -53,6 +52,6 @@ def test_vectors_and_pairs(tmp_path: Path) -> None:
 
 
 def test_pictures() -> None:
-    _check_picture(argparse.Namespace(picture=Path("A.PNG"), replace=True))
+    check_picture(Path("A.PNG"), replace=True)
     with pytest.raises(UsageError, match=r"--picture must end in .png, .pdf, .svg, got A.GIF"):
-        _check_picture(argparse.Namespace(picture=Path("A.GIF"), replace=True))
+        check_picture(Path("A.GIF"), replace=True)

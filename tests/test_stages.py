@@ -89,6 +89,7 @@ def test_draws_of_held_out_items_are_counted_by_evaluation(home: Path) -> None:
             "negatives_test_share": hits["test"] / 960,
             "negatives_validation_share": hits["validation"] / 960,
             "negatives_heldout_share": (hits["test"] + hits["validation"]) / 960,
+            "negatives_missing_share": 0,
         }
     )
     assert "negatives_heldout_share" not in json.loads((sft["evaluate"] / "metrics.json").read_text())

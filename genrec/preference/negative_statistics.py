@@ -67,6 +67,8 @@ class NegativeStatistics:
 
         The sum is the product of the target's unit vector with the sum of the negatives' unit vectors.
         """
+        if not drawn.numel():
+            return torch.zeros(len(drawn))
         vectors, weights = self.context.vectors, self.inverse_norms
         negatives = embedding_bag(drawn, vectors, mode="sum", per_sample_weights=weights[drawn])
         similarity: Tensor = (negatives * vectors[target]).sum(1) * weights[target]

@@ -120,7 +120,7 @@ OBJECTIVES = {
     "judged": PolicyGradient(candidates=Rollouts(size=6), reward=BaselineScore(ItemKNN()), gate=False),
     "lists": ListPolicyGradient(),
     "ppo": ProximalPolicy(),
-    "prefixes": PrefixContrast(),
+    "prefixes": PrefixContrast(candidates=Sampled(negatives=Uniform(), num_negatives=20)),
     "history": Preference(loss=SoftmaxDPO(), candidates=History(size=3)),
     "later": Preference(loss=SoftmaxDPO(), candidates=LaterItems(size=3)),
     "invalid": Preference(loss=SoftmaxDPO(), candidates=InvalidIds()),

@@ -200,7 +200,7 @@ class TrainedPositivesOnly:
             for pair in zip(batch.user.tolist(), batch.target.tolist(), strict=True):
                 if pair not in known:
                     raise KeyError(pair)
-            return torch.zeros(len(batch.target), count, dtype=torch.int64)
+            return (batch.target.unsqueeze(1) + torch.arange(count)) % context.item_count + 1
 
         return Draw(draw=draw)
 
