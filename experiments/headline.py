@@ -55,9 +55,10 @@ SFT and S-DPO against the policy's own best items, as SPRec does with DPO. Unifo
 training items of the user; the policy's best items and the whole catalog may be.
 
 Cost: one seed on one core of a loaded AMD EPYC took 44 minutes for SFT, 8 for `continued-long` and 12 for `gated-long`. Rows of two
-epochs should take a third of that, and all rows of `beauty` about 10 hours; these have not been run. `digits_only` has its five seeds,
-`toys_digits_only` five too: see experiments/results/gated-beauty.md and gated-toys.md. `toys_policies` takes 5 to 9 minutes for SASRec and 20 to 32 for RPG. The
-other tables have one seed or none. The aligned rows of `tiger_beauty` are not run yet, and their time is unknown.
+epochs should take a third of that, and all rows of `beauty` about 10 hours; these have not been run. `digits_only` has its five
+seeds, `toys_digits_only` five too: see experiments/results/gated-beauty.md and gated-toys.md. `toys_policies` takes 5 to 9 minutes
+for SASRec and 20 to 32 for RPG. The other tables have one seed or none. The aligned rows of `tiger_beauty` are not run yet, and
+their time is unknown.
 """
 
 from __future__ import annotations

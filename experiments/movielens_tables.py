@@ -26,8 +26,8 @@ MovieLens-100K (experiments/tuning.py); MovieLens-1M inherits its recipe, with 8
 experiments/headline.py: 140 steps of 128 windows, about two epochs (1,400 on MovieLens-1M), AdamW 3e-4, the last step kept. TIGER has
 no row with 1,000 negatives or the whole catalog, and takes its own best items from its beams.
 
-Cost: `movielens_100k_rpg` takes about 3 hours of one core of an AMD EPYC (SFT 6 to 10 minutes a seed, an alignment 30 to 120 s); result:
-experiments/results/movielens-100k-table.md. The other tables have not been run.
+Cost: `movielens_100k_rpg` takes about 3 hours of one core of an AMD EPYC (SFT 6 to 10 minutes a seed, an alignment 30 to 120 s);
+result: experiments/results/movielens-100k-table.md. The other tables have not been run.
 """
 
 from __future__ import annotations
