@@ -195,12 +195,13 @@ class TrainedPositivesOnly:
 
     def build(self, context: SamplerContext) -> Draw:
         known = set(zip(context.interactions["user"], context.interactions["item"], strict=True))
+        uniform = Uniform().build(context)
 
         def draw(batch: SequenceBatch, count: int, generator: torch.Generator) -> Tensor:
             for pair in zip(batch.user.tolist(), batch.target.tolist(), strict=True):
                 if pair not in known:
                     raise KeyError(pair)
-            return (batch.target.unsqueeze(1) + torch.arange(count)) % context.item_count + 1
+            return uniform.draw(batch, count, generator)
 
         return Draw(draw=draw)
 
