@@ -12,14 +12,13 @@ from pathlib import Path
 import pandas as pd
 
 from genrec import loading, pipeline, row_settings, row_trainings, run_files, stages
-from genrec.errors import GenrecError, ResourceError, UsageError
+from genrec.errors import GenrecError, UsageError
 from genrec.experiment import Experiment
 from genrec.overrides import override
 from genrec.progress import say
-from genrec.storage_errors import explain
 from genrec.store import Artifact, hash_of
 from genrec.workspace import reports_folder
-from genrec.written_files import check_picture, check_replaceable, check_writable, write_picture
+from genrec.written_files import check_picture, check_replaceable, check_writable, not_writable, write_picture
 
 CSV_FIRST = ("name", "seed", "stage")  # first columns of `genrec curves --csv`, before those of the curves
 
@@ -169,9 +168,7 @@ def _write_csv(found: Sequence[row_trainings.Training], path: Path) -> None:
     try:
         pd.concat(tables, ignore_index=True).to_csv(path, index=False)
     except OSError as error:
-        if isinstance(explain(error), ResourceError):
-            raise
-        raise UsageError(f"the table {path} cannot be written ({error}); choose another file with --csv") from error
+        raise not_writable(path, "--csv", error) from error
     print(f"  table: {path}")
 
 

@@ -88,6 +88,4 @@ def write_picture(draw: Callable[[Path], None], path: Path) -> None:
     try:
         draw(path)
     except OSError as error:
-        if isinstance(explain(error), ResourceError):
-            raise
-        raise UsageError(f"the picture {path} cannot be written ({error}); choose another file with --picture") from error
+        raise not_writable(path, "--picture", error) from error

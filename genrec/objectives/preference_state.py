@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec import process_group
+from genrec.evaluation.comparison.missing_negatives import MAX_SHARE
 from genrec.objective_state import FixedTensors, JoinedStates
 from genrec.preference.draw_counts import DrawCounts
 from genrec.preference.negative_statistics import NegativeStatistics, Summary
@@ -18,7 +19,6 @@ from genrec.store import write_json
 from genrec.types import Candidates, ObjectiveState, SamplerContext, SequenceBatch
 
 MAX_EMPTY_SHARE = 0.5  # warn if a larger share of the examples got no negative
-MAX_MISSING_SHARE = 0.05  # warn if a sampler did not find a larger share of the requested negatives
 _GATED = "gated"  # name of the tensor bool [1]
 _PREFERRED = "preferred"  # name of the counts of preferred items
 COUNTED = frozenset(
@@ -160,7 +160,7 @@ def _warn_if_few_negatives(summary: Summary, sampler: str | None) -> None:
             f"alignment: {without} of {examples} examples got no negative; their preference loss is 0, and only an anchor (Anchored) "
             "or Preference.likelihood trains on them; give the proposer more candidates or exclude fewer"
         )
-    elif sampler is not None and missing > MAX_MISSING_SHARE:
+    elif sampler is not None and missing > MAX_SHARE:
         say(
             f"alignment: {sampler} did not find {missing:.1%} of the requested negatives (drawn_shortfall of genrec curves), so rows "
             "were compared with fewer than num_negatives; lower num_negatives, or give the sampler more candidates"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from genrec.evaluation.compare import Comparison, Row
 from genrec.evaluation.comparison.comparison_summary import is_significant
-from genrec.evaluation.comparison.table_cells import metric_name, title
+from genrec.evaluation.comparison.table_cells import metric_name, ranked_keys, title
 from genrec.terminal_text import printable
 from genrec.written_files import PICTURE_METADATA
 
@@ -46,17 +46,16 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 def _shown(comparison: Comparison) -> tuple[list[Row], list[str]]:
     """Return the rows of the picture, and the names of the others."""
-    trained = {row.name: row.trained for row in comparison.rows}
-    shown = [row for row in comparison.rows if row.trained or not trained[comparison.reference]]
-    return shown, [name for name in trained if name not in {row.name for row in shown}]
+    reference = next(row for row in comparison.rows if row.name == comparison.reference)
+    left_out = [row.name for row in comparison.rows if reference.trained and not row.trained]
+    return [row for row in comparison.rows if row.name not in left_out], left_out
 
 
 def _cutoffs(rows: Sequence[Row]) -> tuple[str, str] | None:
     """Return the keys of recall at the smallest and at the largest cut-off that all rows have; None if there are not two."""
-    shared = set.intersection(*(set(row.metrics) for row in rows))
-    found = [name for name in map(metric_name, shared) if name.stem == "recall" and name.cutoff and not name.group]
-    cutoffs = sorted(name.cutoff for name in found if name.cutoff)
-    return (f"recall@{cutoffs[0]}", f"recall@{cutoffs[-1]}") if len(cutoffs) > 1 else None
+    shared = [key for key in ranked_keys(rows) if key.startswith("recall@") and all(key in row.metrics for row in rows)]
+    ordered = sorted(shared, key=lambda key: metric_name(key).cutoff or 0)
+    return (ordered[0], ordered[-1]) if len(ordered) > 1 else None
 
 
 def _differences(axes: Axes, comparison: Comparison, rows: Sequence[Row], numbers: dict[str, int]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from genrec.evaluation.compare import Row
 
 SHARE = "negatives_missing_share"
-MAX_SHARE = 0.05  # of the requested negatives; the note lists rows with a larger share
+MAX_SHARE = 0.05  # of the requested negatives; a larger share is named at the end of the alignment and below the table
 MAX_LISTED = 8  # rows that the note lists; of more it lists those with the largest shares
 
 
