@@ -63,7 +63,7 @@ class RepeatScore(nn.Module):
 
 
 def seen_items(repeat_score: RepeatScore | None, history: Tensor, places: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Return `items_so_far` of places, or of the last place of each history, and nothing without a repeat score."""
+    """Return the items of each history up to each place, by default the last one (`items_so_far`); () without a repeat score."""
     if repeat_score is None:
         return ()
     return (items_so_far(history, last_places(history) if places is None else places),)
