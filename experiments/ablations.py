@@ -38,6 +38,7 @@ import on_policy
 import parallel
 
 from genrec.embeddings import Collaborative, Concatenated, TfidfSvd
+from genrec.endpoints import endpoint
 from genrec.experiment import Evaluate, Experiment, Tokenize, seeds
 from genrec.preference.candidates import History, Sampled, TopItems
 from genrec.preference.losses import SoftmaxDPO
@@ -74,6 +75,7 @@ def tokenizers() -> list[Experiment]:
     )
 
 
+@endpoint("ml100k-liked-tiger-learned-codes-letter", reference="ml100k-liked-tiger-learned-codes-rqvae")
 def learned_codes() -> list[Experiment]:
     """Return TIGER with codes of text by each tokenizer, with LETTER's terms together and alone, and with codes of interactions."""
     text, taste = TfidfSvd(dim=256), Collaborative(dim=64)

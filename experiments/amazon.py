@@ -22,6 +22,7 @@ from genrec.baselines import BPR, EASE, SASRec
 from genrec.data.sources import AmazonReviews2014
 from genrec.data.splits import GlobalTemporal
 from genrec.embeddings import Collaborative, Concatenated, TfidfSvd
+from genrec.endpoints import endpoint
 from genrec.experiment import BEYOND_ACCURACY, SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, baselines, seeds
 from genrec.model import Liger, Tiger
 from genrec.objectives import Preference, Supervised
@@ -191,6 +192,10 @@ def beam_loss() -> list[Experiment]:
     return [replace(small(), name=f"beauty-smoke-{name}", evaluate=way) for name, way in ways.items()]
 
 
+@endpoint("beauty-cold-liger", reference="beauty-cold-append", metric="cold_recall@10", seeds=3)
+@endpoint("beauty-cold-liger", reference="beauty-cold-append", seeds=3)
+@endpoint("beauty-cold-quota", reference="beauty-cold-append", metric="cold_recall@10", seeds=3)
+@endpoint("beauty-cold-quota", reference="beauty-cold-append", seeds=3)
 def cold() -> list[Experiment]:
     """Return rows split by time, so that some test items have no training event. The fitted tokenizer gives them Semantic IDs.
 

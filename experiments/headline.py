@@ -73,6 +73,7 @@ from movielens import filtered
 
 from genrec.baselines import EASE
 from genrec.data.sources import AmazonReviews2014
+from genrec.endpoints import endpoint
 from genrec.experiment import Experiment, baselines, seeds
 from genrec.objectives import PolicyGradient, Preference, Rounds
 from genrec.preference.candidates import History, Rollouts, Sampled, TopItems
@@ -208,6 +209,7 @@ def toys() -> list[Experiment]:
     return table(toys_sft(), 11_924, 328, "continued", "sdpo-15", "gated")
 
 
+@endpoint("beauty-tiger-gated", reference="beauty-tiger-continued", seeds=3)
 def tiger_beauty() -> list[Experiment]:
     """Return TIGER on Beauty: baselines, SFT, the control, S-DPO with 15 uniform negatives and gated S-DPO, three seeds."""
     base = replace(amazon.long_windows(), name="beauty-tiger-sft")

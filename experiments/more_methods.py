@@ -73,6 +73,7 @@ import on_policy
 
 from genrec.baselines import BPR, EASE
 from genrec.data.splits import LeaveOneOut
+from genrec.endpoints import endpoint
 from genrec.experiment import Align, Experiment, Validation, seeds
 from genrec.objectives import (
     Augmentations,
@@ -132,6 +133,7 @@ def lists() -> list[Experiment]:
     return seeds([base, *(on_policy.aligned(base, name, each, movielens_tables.STEPS) for name, each in rows.items())])
 
 
+@endpoint("ml100k-liked-tiger-apao", reference="ml100k-liked-tiger-sft")
 def prefixes() -> list[Experiment]:
     """Return TIGER: SFT and continued SFT, by the likelihood alone and with the contrast of prefixes."""
     base, contrast = movielens_tables.tiger(), PrefixContrast(targets="all")
@@ -141,12 +143,17 @@ def prefixes() -> list[Experiment]:
     return seeds([base, by_contrast, *aligned])
 
 
+@endpoint("ml100k-rated-rpg-recpo", reference="ml100k-rated-rpg-continued")
+@endpoint("ml100k-rated-rpg-recpo", reference="ml100k-rated-rpg-sft-liked")
+@endpoint("ml100k-rated-rpg-recpo", reference="ml100k-rated-rpg-continued-liked")
 def later() -> list[Experiment]:
     """Return RPG: likelihood of all and of liked events, and RecPO. No event is labeled as disliked, so each one is a target."""
     base = replace(movielens_tables.rpg(), name="ml100k-rated-rpg-sft", split=LeaveOneOut(liked=4))
     return seeds([base, movielens_tables.sft_liked(base), *_rated(base)])
 
 
+@endpoint("ml100k-last-rpg-recpo", reference="ml100k-last-rpg-sft-liked", metric="pairwise_accuracy")
+@endpoint("ml100k-last-rpg-recpo", reference="ml100k-last-rpg-continued-liked", metric="pairwise_accuracy")
 def later_last() -> list[Experiment]:
     """Return the rows of `later` with the last ten events held out. Disliked events are never targets or preferred, but candidates."""
     base = movielens_tables.rpg("last")
@@ -188,6 +195,10 @@ def oracle() -> list[Experiment]:
     return seeds([base, *(on_policy.aligned(base, name, each, movielens_tables.STEPS) for name, each in rows.items())])
 
 
+@endpoint("ml100k-liked-rpg-cl4srec", reference="ml100k-liked-rpg-sft")
+@endpoint("ml100k-liked-rpg-duorec", reference="ml100k-liked-rpg-sft")
+@endpoint("ml100k-liked-sasrec-cl4srec", reference="ml100k-liked-sasrec")
+@endpoint("ml100k-liked-sasrec-duorec", reference="ml100k-liked-sasrec")
 def views() -> list[Experiment]:
     """Return RPG and SASRec: SFT by the likelihood alone, with CL4SRec's augmentations, and with DuoRec's same-target views."""
     methods: dict[str, HistoryViews] = {"cl4srec": Augmentations(), "duorec": SameTarget()}
@@ -250,6 +261,9 @@ def still(base: Experiment, name: str, objective: Objective) -> Experiment:
     return replace(row, align=replace(row.align, dropout=False, validation=Validation(every=movielens_tables.STEPS // 10)))
 
 
+@endpoint("ml100k-input-user", reference="ml100k-sft")
+@endpoint("ml100k-input-time", reference="ml100k-sft")
+@endpoint("ml100k-input-rating", reference="ml100k-sft")
 def inputs() -> list[Experiment]:
     """Return TIGER trained by SFT on items alone, with a token of the user, with times, with ratings, and with all three."""
     base = movielens.sft()

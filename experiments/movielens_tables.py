@@ -42,6 +42,7 @@ import parallel
 from genrec.data.sources import MovieLens
 from genrec.data.splits import HoldOutLast, LeaveOneOut
 from genrec.embeddings import Collaborative
+from genrec.endpoints import endpoint
 from genrec.experiment import SFT, Experiment, Optimization, Tokenize, Validation, seeds
 from genrec.model import RPG, Tiger
 from genrec.objectives import Preference, Supervised
@@ -168,6 +169,8 @@ def tiger_rows(base: Experiment, names: list[str]) -> list[Experiment]:
     return [*rows, *(on_policy.aligned(base, name.replace("-top", "-beams"), each, STEPS) for name, each in gradients.items())]
 
 
+@endpoint("ml100k-last-rpg-sdpo-disliked", reference="ml100k-last-rpg-sft-liked", metric="pairwise_accuracy")
+@endpoint("ml100k-last-rpg-sdpo-disliked", reference="ml100k-last-rpg-continued-liked", metric="pairwise_accuracy")
 def movielens_100k_last() -> list[Experiment]:
     """Return RPG with the last ten events of MovieLens-100K held out: likelihood on all and on liked events, and preferences."""
     base = rpg("last")
@@ -175,11 +178,14 @@ def movielens_100k_last() -> list[Experiment]:
     return both([*headline.untrained(base), *seeds([sasrec(base), *rows])])
 
 
+@endpoint("ml1m-liked-rpg-gated", reference="ml1m-liked-rpg-continued", seeds=3)
 def movielens_1m() -> list[Experiment]:
     """Return eight rows of RPG on MovieLens-1M beside SASRec and the baselines, three seeds."""
     return million("liked", "continued", "continued-liked", "sdpo-15", "sdpo-history", "sdpo-disliked", "gated")
 
 
+@endpoint("ml1m-last-rpg-sdpo-disliked", reference="ml1m-last-rpg-sft-liked", metric="pairwise_accuracy", seeds=3)
+@endpoint("ml1m-last-rpg-sdpo-disliked", reference="ml1m-last-rpg-continued-liked", metric="pairwise_accuracy", seeds=3)
 def movielens_1m_last() -> list[Experiment]:
     """Return eight rows of RPG with the last ten events of MovieLens-1M held out, three seeds."""
     return million("last", "continued", "continued-liked", "dpo-disliked", "kto-disliked", "sdpo-disliked", "gated-liked")

@@ -37,6 +37,7 @@ import on_policy
 import parallel
 from movielens import filtered
 
+from genrec.endpoints import endpoint
 from genrec.experiment import Experiment, Validation, seeds
 from genrec.objectives import PolicyGradient
 from genrec.preference.candidates import Rollouts, Sampled, TopItems
@@ -72,6 +73,7 @@ def ratings() -> list[Experiment]:
     return movielens_tables.movielens_1m_last()
 
 
+@endpoint("beauty-rpg-sdpo-catalog", reference="beauty-rpg-continued")
 def whole_catalog() -> list[Experiment]:
     """Return S-DPO of the parallel policy with 15 and 1,000 uniform negatives and with the whole catalog."""
     return compared(
@@ -95,6 +97,11 @@ def stopped(percent: int) -> Experiment:
     return replace(base, name=f"beauty-rpg-{percent}-sft", sft=recipe)
 
 
+@endpoint("beauty-rpg-25-gated", reference="beauty-rpg-25-continued")
+@endpoint("beauty-rpg-50-gated", reference="beauty-rpg-50-continued")
+@endpoint("beauty-rpg-75-gated", reference="beauty-rpg-75-continued")
+@endpoint("beauty-rpg-100-gated", reference="beauty-rpg-100-continued")
+@endpoint("beauty-rpg-150-gated", reference="beauty-rpg-150-continued")
 def crossing() -> list[Experiment]:
     """Return SFT stopped at each share of its best step, and continued SFT and gated S-DPO from there, five seeds."""
     rows = []
@@ -104,6 +111,7 @@ def crossing() -> list[Experiment]:
     return seeds(rows)
 
 
+@endpoint("beauty-rpg-sdpo-popular", reference="beauty-rpg-continued", metric="coverage@10")
 def coverage() -> list[Experiment]:
     """Return S-DPO with 15 popular and with 15 uniform negatives."""
     return compared({"sdpo-popular": headline.sdpo(Sampled(Popularity(), 15)), "sdpo-15": headline.sdpo(Sampled(Uniform(), 15))})

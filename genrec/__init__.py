@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from genrec.endpoints import Endpoint
     from genrec.experiment import Experiment
     from genrec.results import Results
     from genrec.serving.trained_rows import TrainedRow
@@ -29,24 +30,32 @@ def run(
     on: str | None = None,
     devices: int = 1,
     strategy: str = "ddp",
+    endpoints: Sequence[Endpoint] = (),
 ) -> Results:
     """Run an experiment or a list of experiments, record the rows and return their table; see `genrec.results.run`.
 
     `experiments` may also be the text FILE.py:FUNCTION or MODULE:FUNCTION, as on the command line. `track` names trackers as
     `genrec run --track` does: tensorboard, wandb, mlflow or FILE.py:CLASS. `on` runs the stages in other processes as
     `genrec run --on` does: "local:2", "ray" or "slurm". `devices` processes train each policy together, as
-    with `genrec run --trainer.devices`, and `strategy` is that of `--trainer.strategy`.
+    with `genrec run --trainer.devices`, and `strategy` is that of `--trainer.strategy`. `endpoints` are the tests for which a list is
+    run, in place of those that a file names with `genrec.endpoints.endpoint`.
     """
     from genrec import experiment_commands, results, row_tracking
+    from genrec.errors import UsageError
 
     trackers = row_tracking.trackers_of([track] if isinstance(track, str) else track)
     if isinstance(experiments, str):
+        if endpoints:
+            raise UsageError(
+                f"endpoints are for a list of experiments; name those of {experiments} in its file: @endpoint(ROW, REFERENCE)"
+            )
         return experiment_commands.run_named(
             experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on, devices=devices, strategy=strategy
         )
     return results.run(
-        experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on, devices=devices, strategy=strategy
-    )
+        experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on, devices=devices, strategy=strategy,
+        endpoints=endpoints,
+    )  # fmt: skip
 
 
 def compare(

@@ -139,7 +139,7 @@ def _public(name: str) -> list[type]:
 
 def class_named(kinds: tuple[type, ...], name: str) -> Any:
     """Return a public class of these kinds by its name, or what `FILE.py:CLASS` or `MODULE:CLASS` names; None if there is none."""
-    return loading.component_class(name) if ":" in name else classes_of(kinds).get(name)
+    return loading.member(name) if ":" in name else classes_of(kinds).get(name)
 
 
 def public_fields() -> set[str]:

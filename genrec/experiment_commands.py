@@ -65,21 +65,23 @@ def run_named(
     strategy: str = "ddp",
 ) -> Results:
     """Run the experiments of FILE.py:FUNCTION or MODULE:FUNCTION from Python; arguments as in `genrec.results.run`."""
-    from genrec import loading, results, studies
+    from genrec import endpoints, loading, results, studies
     from genrec.experiment import seed_numbers
 
     listed = ListedExperiments(where, (), None if seeds is None else f"{','.join(map(str, seed_numbers(seeds)))},")
-    experiments = listed.seeded(listed.overridden(loading.load(where)))  # read anew: in a notebook the file may have changed
+    loaded = loading.load(where)  # read anew: in a notebook the file may have changed
+    named = endpoints.named(loading.member(where), loaded, where)
+    experiments = listed.seeded(listed.overridden(loaded))
     study = studies.study_name(where)
     return results.run(
         experiments, refresh=refresh, replace=replace, study=study, trackers=trackers, on=on, devices=devices, strategy=strategy,
-        origin=listed,
+        origin=listed, endpoints=named,
     )  # fmt: skip
 
 
 def run(options: argparse.Namespace, flags: list[str]) -> int:
     """Run experiments and print their table (`genrec run`)."""
-    from genrec import dry_run, engines, loading, pipeline, process_group, results, row_tracking, run_experiments, studies
+    from genrec import dry_run, endpoints, engines, loading, pipeline, process_group, results, row_tracking, run_experiments, studies
     from genrec.overrides import print_fields
     from genrec.progress import say
     from genrec.training_processes import in_parts
@@ -94,6 +96,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
     flags = flags if options.seed is None else [*flags, "--seed", options.seed]
     loaded = loading.load(options.experiment)
     listed = ListedExperiments(options.experiment, tuple(flags), options.seeds)
+    named = endpoints.named(loading.member(options.experiment), loaded, options.experiment)
     experiments = listed.overridden(loaded)
     if options.fields:
         print_fields(experiments[-1])
@@ -110,6 +113,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         process_group.check_strategy(options.strategy, options.devices)
         row_tracking.Tracking(trackers)  # checks them
         print_lines(dry_run.lines([in_parts(each, options.devices) for each in experiments], options.replace))
+        print_lines(f"endpoint: {each}" for each in named)
         return 0
     found = results.run(
         experiments,
@@ -122,6 +126,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         strategy=options.strategy,
         origin=listed,
         overridden=overridden,
+        endpoints=endpoints.of_rows(named, experiments),
     )
     with_inputs = {each.name for each in experiments if inputs_of(each.policy)}
     for comparison in found.comparisons:

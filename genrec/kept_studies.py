@@ -117,14 +117,17 @@ def portable_name(study: str) -> str:
 
 
 def _add(content: dict[str, Any], folder: Path) -> None:
-    """Add the rows of a study and their seeds to the file of the kept study."""
+    """Add the rows of a study, their seeds and its endpoints to the file of the kept study."""
     name = portable_name(content["name"])
     path = studies.file_of(name, folder=folder)
-    rows = studies.read(path, AGAIN)["rows"] if path.is_file() else []
+    kept = studies.read(path, AGAIN) if path.is_file() else {}
+    rows = kept.get("rows", [])
     for row in content["rows"]:
         known = next((other for other in rows if all(other[key] == row[key] for key in _ROW)), None)
         if known is None:
             rows.append(row)
         else:
             known["seeds"] = row["seeds"] | known["seeds"]
-    write_json(path, hashed_json.add_hash({"format": studies.FORMAT, "name": name, "rows": rows}))
+    named = studies.merged_endpoints(kept, content)
+    written = {"format": studies.FORMAT, "name": name, "rows": rows, **({"endpoints": named} if named else {})}
+    write_json(path, hashed_json.add_hash(written))

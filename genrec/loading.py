@@ -80,8 +80,8 @@ def own_classes(file: str) -> dict[str, type]:
     return {name: value for name, value in _own(_module(file)).items() if isinstance(value, type)}
 
 
-def component_class(where: str) -> Any:
-    """Return the class, or the function that makes a component, of `FILE.py:NAME` or `MODULE:NAME`; see `component` with `reuse`."""
+def member(where: str) -> Any:
+    """Return the class or function that `FILE.py:NAME` or `MODULE:NAME` names; see `component` with `reuse`."""
     module, _, name = where.rpartition(":")
     return _member(_component_module(where, reuse=True), module, name)
 

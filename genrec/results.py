@@ -20,6 +20,8 @@ from pathlib import Path
 from pandas import DataFrame
 
 from genrec import process_group, run_experiments, run_files, studies
+from genrec.endpoints import Endpoint
+from genrec.endpoints import check as check_endpoints
 from genrec.engines import engine_of
 from genrec.errors import UsageError
 from genrec.errors import given as shown
@@ -88,6 +90,7 @@ def run(
     strategy: str = "ddp",
     origin: Origin | None = None,
     overridden: bool = False,
+    endpoints: Sequence[Endpoint] = (),
 ) -> Results:
     """Run the missing stages of an experiment or of a list of them, record the rows, and return their table (`genrec run`).
 
@@ -106,11 +109,13 @@ def run(
         strategy: what each of these processes holds: "ddp", a whole optimizer, or "zero1", its share of the optimizer's state.
         origin: makes the same list of experiments in a worker process; None: the experiments are sent there.
         overridden: whether settings of the experiments were changed on the command line; `devices` changes some, too.
+        endpoints: the tests for which the list is run, recorded before anything is trained (`genrec.endpoints`).
 
     """
     listed = _listed(experiments)
     if seeds is not None:
         listed = with_seeds(listed, seed_numbers(seeds))
+    check_endpoints(endpoints, listed, "the list")
     divided = process_group.check_strategy(strategy, devices)
     sweep, launch = None, launch_of(devices)
     helpers: Callable[[int], Helpers] | None = None
@@ -123,7 +128,7 @@ def run(
         sweep = Sweep(engine_of(on), given(listed) if origin is None else origin)
     with nullcontext() if launch is None else launch.leading():
         started = helpers if launch is None else partial(launch.helpers, strategy=divided)
-        run_experiments.run(listed, refresh, replace, study, trackers, sweep, started, overridden or devices != 1)
+        run_experiments.run(listed, refresh, replace, study, trackers, sweep, started, overridden or devices != 1, endpoints)
     numbers = {name: {each.seed for each in listed if each.name == name} for name in (each.name for each in listed)}
     trained = {each.name for each in listed if "sft" in each.stages}
     found = []

@@ -77,6 +77,7 @@ def runs_of(
                 continue
             result = results(content, seed)
             settings = without_metrics(configuration) | result.settings
+            trained = training_hash(settings)
             run = Run(
                 name,
                 int(seed),
@@ -86,7 +87,8 @@ def runs_of(
                 settings,
                 entry["environment"],
                 user_metrics=result.user_metrics,
-                studies=studies.of_run(records.studies, name, training_hash(settings), int(seed), records.current, compared),
+                studies=studies.of_run(records.studies, name, trained, int(seed), records.current, compared),
+                first_run=studies.first_run(records.studies, trained, int(seed)),
                 tunings=selected,
                 kept_steps=result.kept_steps,
                 user_counts=result.user_counts,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from genrec import failed_runs, live_runs, pipeline, row_tracking, row_trainings, run_files, studies
+from genrec.endpoints import Endpoint
 from genrec.errors import counted
 from genrec.experiment import Experiment
 from genrec.progress import say
@@ -44,6 +45,7 @@ def run(
     sweep: Callable[[Rows], None] | None = None,
     helpers: Callable[[int], pipeline.Helpers] | None = None,
     overridden: bool = False,
+    endpoints: Sequence[Endpoint] = (),
 ) -> None:
     """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
 
@@ -61,6 +63,7 @@ def run(
         helpers: returns what starts the processes that train the row at a place of the list together with this one
             (`genrec.training_processes`); None: this process trains alone.
         overridden: whether settings were changed on the command line, for the record of what was tried.
+        endpoints: the endpoints of the list, which are recorded too.
 
     """
     tracking = Tracking({} if trackers is None else dict(trackers))
@@ -68,7 +71,7 @@ def run(
     for name in dict.fromkeys(experiment.name for experiment in experiments):
         run_files.check_extendable(name)
     run_files.check_rows(experiments, replace)
-    studies.record(study, experiments, overridden)
+    studies.record(study, experiments, overridden, endpoints)
     rows = Rows(experiments, refresh, replace, tracking, set(), {}, {}, helpers)
     (sweep or _one_by_one)(rows)
     for name in dict.fromkeys(experiment.name for experiment in experiments):

@@ -12,10 +12,12 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from genrec import hashed_json, pipeline
+from genrec.endpoints import Endpoint
 from genrec.errors import ArtifactError
 from genrec.evaluation.compare import Study
 from genrec.evaluation.statistics.families import REPLACED
@@ -38,10 +40,12 @@ _ROW: dict[str, Shape] = {
     "seeds": Each(str, lambda seed: re.fullmatch(SEED_NUMBER, seed) is not None, at_least=1),  # seed -> when it was run first, UTC
     "overridden": Optional(bool),  # whether its last run changed settings on the command line; earlier versions did not record it
 }
+_ENDPOINT: dict[str, Shape] = {"row": str, "reference": str, "metric": str, "seeds": int, "named": str}  # named: UTC, the first time
 SHAPE: dict[str, Shape] = {
     "format": int,
     "name": str,
     "rows": Listed(_ROW),
+    "endpoints": Optional(Listed(_ENDPOINT)),
     "baselines": Optional(Each(Listed(Matching(KEY)))),  # name -> hashes of its settings; they count in no family of tests
 }
 
@@ -65,10 +69,10 @@ def study_name(where: str) -> str:
     return f"{(path.relative_to(project) if path.is_relative_to(project) else path).as_posix()}:{function}"
 
 
-def record(study: str, experiments: Sequence[Experiment], overridden: bool = False) -> None:
+def record(study: str, experiments: Sequence[Experiment], overridden: bool = False, endpoints: Sequence[Endpoint] = ()) -> None:
     """Add the trained rows of these experiments and their seeds, and the baselines, to a study. Call it before anything is trained.
 
-    `overridden` says whether settings were changed on the command line.
+    `overridden` says whether settings were changed on the command line. An endpoint keeps the time at which it was recorded first.
     Raises ArtifactError if the study's file is damaged or was written by a newer version.
     """
     if not experiments:
@@ -77,8 +81,33 @@ def record(study: str, experiments: Sequence[Experiment], overridden: bool = Fal
     check_folder(path.parent)
     with locked_file(path):
         content: dict[str, Any] = read(path) if path.is_file() else {"format": FORMAT, "name": study, "rows": []}
-        if sum([_add(content, experiment, overridden) for experiment in experiments]):
+        named = sum([_name(content, endpoint) for endpoint in endpoints])
+        if named + sum([_add(content, experiment, overridden) for experiment in experiments]):
             write_json(path, hashed_json.add_hash({name: value for name, value in content.items() if name != "sha256"}))
+
+
+def _name(content: dict[str, Any], endpoint: Endpoint) -> bool:
+    """Add an endpoint to a study. Return whether this changed the study."""
+    before = content.get("endpoints", [])
+    after = merged_endpoints(content, {"endpoints": [{**asdict(endpoint), "named": now()}]})
+    content.update({"endpoints": after})
+    return bool(after != before)
+
+
+def merged_endpoints(*records: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the endpoints of several records of a study, as they are written. Of equal ones the first time counts."""
+    found: dict[Endpoint, str] = {}
+    for each, named in (entry for content in records for entry in _endpoints(content)):
+        found[each] = min(named, found.get(each, named))
+    return [{**asdict(each), "named": named} for each, named in found.items()]
+
+
+def _endpoints(content: Mapping[str, Any]) -> tuple[tuple[Endpoint, str], ...]:
+    """Return the endpoints of a study, each with the time at which it was recorded first."""
+    return tuple(
+        (Endpoint(each["row"], each["reference"], each["metric"], each["seeds"]), each["named"])
+        for each in content.get("endpoints", ())
+    )
 
 
 def _add(content: dict[str, Any], experiment: Experiment, overridden: bool) -> bool:
@@ -169,8 +198,15 @@ def of_run(
             family = [row for row in rows if row["protocol"] == matching[-1]["protocol"]]
             others = list({row["settings"]: row for row in reversed(family) if row["settings"] not in names}.values())[::-1]
             same = {names[row["settings"]] for row in family if row["settings"] in names}
-            found.append(Study(content["name"], frozenset(same.union(others_of[row["name"], row["settings"]] for row in others))))
+            rows_of = frozenset(same.union(others_of[row["name"], row["settings"]] for row in others))
+            found.append(Study(content["name"], rows_of, _endpoints(content)))
     return tuple(found)
+
+
+def first_run(records: Iterable[dict[str, Any]], settings: str, seed: int) -> str:
+    """Return when a seed was run first with these settings, under any name, as `genrec.store.now` writes it; empty if never."""
+    rows = [row for content in records for row in content["rows"] if row["settings"] == settings]
+    return min((row["seeds"][str(seed)] for row in rows if str(seed) in row["seeds"]), default="")
 
 
 def of_baseline(records: Iterable[dict[str, Any]], name: str, settings: str) -> list[str]:

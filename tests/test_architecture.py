@@ -16,6 +16,7 @@ GROUND = {
     "semantic_ids",
     "errors",
     "command_lines",
+    "endpoints",
     "progress",
     "randomness",
     "item_rows",

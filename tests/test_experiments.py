@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from preference_stages import stage
 
-from genrec import loading, pipeline
+from genrec import endpoints, loading, pipeline
 from genrec.baselines import Popularity
 from genrec.errors import UsageError
 from genrec.experiment import Align, Experiment, Optimization
@@ -40,7 +40,9 @@ def functions() -> list[str]:
 @pytest.mark.parametrize("where", functions(), ids=lambda where: where.rpartition("/")[2])
 def test_every_experiment_is_built_and_planned(where: str) -> None:
     """Planned on the built-in shop, because the real data may not be here; every stage gets a key."""
-    for experiment in loading.load(where):
+    listed = loading.load(where)
+    endpoints.named(loading.member(where), listed, where)  # raises if an endpoint names a row that the list lacks
+    for experiment in listed:
         assert isinstance(experiment, Experiment)
         steps = pipeline.plan(replace(experiment, source=Shop()))
         assert steps[0].stage == "data"

@@ -17,6 +17,7 @@ import numpy as np
 from numpy import ndarray
 from pandas import DataFrame
 
+from genrec.endpoints import Endpoint
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.comparison.comparable import ABSENT as ABSENT
 from genrec.evaluation.comparison.comparable import check_same
@@ -24,6 +25,7 @@ from genrec.evaluation.comparison.compared_metric import ComparedMetric, compare
 from genrec.evaluation.comparison.configuration_differences import differences
 from genrec.evaluation.statistics.crossed_test import SeedVariance
 from genrec.evaluation.statistics.families import Family, families_of
+from genrec.evaluation.statistics.named_endpoints import NamedEndpoint, named_endpoints
 from genrec.evaluation.statistics.paired_tests import PairedTest, is_trained, paired_test, pooled
 from genrec.evaluation.statistics.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, paired
 from genrec.evaluation.statistics.significance import bootstrap_means, percentile_interval
@@ -42,6 +44,7 @@ class Study(NamedTuple):
 
     name: str  # such as `experiments/movielens.py:grid_100k`
     rows: frozenset[str]  # names of all trained rows that were ever run in it, with the protocol of the table; `NAME (replaced)`, ...
+    endpoints: tuple[tuple[Endpoint, str], ...] = ()  # all that it ever named, each with the time of its first record
 
 
 class Run(NamedTuple):
@@ -56,6 +59,7 @@ class Run(NamedTuple):
     environment: Mapping[str, str] = NOT_RECORDED  # where it was trained: threads, processor, library versions, precision, ...
     user_metrics: DataFrame | None = None  # user, and a column float64 for each further metric with a value per user; NaN: not counted
     studies: tuple[Study, ...] = ()  # the studies in which this seed of the row was run
+    first_run: str = ""  # when this seed was run first with these settings, such as `2026-01-31T23:59:59Z`; not recorded of a baseline
     tunings: tuple[str, ...] = ()  # tunings that selected these settings: `among 12 trials on validation (...)`
     kept_steps: Mapping[str, int] = NOT_STORED  # `sft` and `align`: the step that the training kept; 0 is before the first step
     user_counts: Mapping[str, int] = NOT_COUNTED  # metrics with a value per user: the number of users that are counted
@@ -106,6 +110,7 @@ class Comparison(NamedTuple):
     pool: SeedVariance  # of the differences of trained rows from a trained reference; no degrees of freedom if there is none
     unpooled: dict[str, str]  # trained row with a variance of its own -> why it is not in the pool
     families: tuple[Family, ...]  # of Holm's correction
+    endpoints: tuple[NamedEndpoint, ...]  # of the rows' studies, of two rows of the table
 
 
 def compare(
@@ -131,11 +136,12 @@ def compare(
     unpooled = _unpooled(pairs, groups)
     pool = pooled([pair for row, pair in pairs.items() if pair.trained == 2 and row not in unpooled], tested.per_user)
     tests = {row: paired_test(pair, pool, tested.per_user, resamples, seed) for row, pair in pairs.items()}
-    families = families_of(tests, groups, [row for row in names if values[row].trained], reference)
+    endpoints = named_endpoints(tests, groups, reference, metric)
+    families = families_of(tests, groups, [row for row in names if values[row].trained], reference, endpoints)
     for family in families:
         tests |= family.correct(tests)
     rows = tuple(_row(group, values[row], tests.get(row), tested, resamples, seed) for row, group in groups.items())
-    about = (tested.per_user, len(runs[0].ranks), pool, unpooled, tuple(families))
+    about = (tested.per_user, len(runs[0].ranks), pool, unpooled, tuple(families), endpoints)
     return Comparison(metric, reference, resamples, runs[0].protocol, rows, differences(rows), *about)
 
 

@@ -33,6 +33,7 @@ def protocol_lines(comparison: Comparison) -> list[LabeledLine]:
     lines += [
         *_selection(comparison.rows, left),
         LabeledLine("Seeds", _seeds(comparison)),
+        *_endpoints(comparison),
         *_families(comparison),
         *(LabeledLine(name, _value(value)) for name, value in left.items()),
         *environment_lines(comparison),
@@ -148,6 +149,20 @@ def _families(comparison: Comparison) -> list[LabeledLine]:
     """Return the tests that Holm's correction of p counts together."""
     families = [family.in_words(comparison.reference) for family in comparison.families]
     return [LabeledLine("Holm's families" if len(families) > 1 else "Holm's family", "; ".join(families))] if families else []
+
+
+def _endpoints(comparison: Comparison) -> list[LabeledLine]:
+    """Return the endpoints of the table's studies: when they were named, and whether the table tests them."""
+    lines = []
+    for each in comparison.endpoints:
+        about = f"{each.endpoint}, named {each.named} in {each.study}"
+        tested = (
+            f"; not tested here as an endpoint: {each.reason}"
+            if each.reason
+            else ", before both rows had been run at any of these seeds"
+        )
+        lines.append(LabeledLine("Endpoint", about + tested))
+    return lines
 
 
 def _percent(share: object) -> str:

@@ -152,7 +152,7 @@ def _commands(comparison: Comparison, with_inputs: Collection[str]) -> list[str]
     """Return commands: a comparison with each control or with another reference, the training curves, one row in full, and its use."""
     best = max(comparison.rows, key=lambda row: row.value)
     aligned, trained = ([row.name for row in comparison.rows if has(row)] for has in (loss_name, lambda row: row.trained))
-    commands = []
+    commands = _endpoints_elsewhere(comparison)
     if len(comparison.rows) == 1:
         commands.append(command_line("compare", best.name) + " NAME_OF_ANOTHER_ROW")
     elif with_controls := _compared_with_controls(comparison):
@@ -167,6 +167,15 @@ def _commands(comparison: Comparison, with_inputs: Collection[str]) -> list[str]
     elif best.trained:
         commands += [command_line("recommend", best.name, "--search", "TEXT"), command_line("export", best.name, "FOLDER")]
     return [*commands, command_line("keep", *(row.name for row in comparison.rows), "--to", "FOLDER")]
+
+
+def _endpoints_elsewhere(comparison: Comparison) -> list[str]:
+    """Return the comparisons that test the endpoints with another reference or metric than the table's."""
+    named = [each.endpoint for each in comparison.endpoints if not each.is_here]
+    return [
+        command_line("compare", each.row, each.reference, "--reference", each.reference, "--metric", each.metric)
+        for each in dict.fromkeys(named)
+    ]
 
 
 def _compared_with_controls(comparison: Comparison) -> dict[str, list[str]]:

@@ -1,7 +1,8 @@
-"""Holm's correction over the families of a table: the tests of trained rows, and the tests of baselines.
+"""Holm's correction over the families of a table: the endpoints, the other tests of trained rows, and the tests of baselines.
 
-A baseline more or less changes nothing for the trained rows, because it is in the other family. The family of the trained rows has
-everything that was tried: a row that was run in a study with further rows may have been picked among them, so these count too. Two
+The family of the endpoints has all endpoints of their studies, also those with another reference or metric, and former settings of the
+tested rows. A baseline more or less changes nothing for the trained rows, because it is in another family. The family of the trained
+rows has all that was tried: a row that was run in a study with further rows may have been picked among them, so these count too. Two
 kinds of rows outside the table are no attempts and do not count: former settings of the reference, and rows from which the reference
 was trained further, such as the SFT row of a control.
 """
@@ -9,9 +10,10 @@ was trained further, such as the SFT row of a control.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from genrec.errors import counted
+from genrec.evaluation.statistics.named_endpoints import NamedEndpoint
 from genrec.evaluation.statistics.paired_tests import PairedTest
 from genrec.evaluation.statistics.significance import holm
 
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
 REPLACED = " (replaced"  # between the name of a row and the number of its former settings, see `Study.rows`
 
 
+Kind = Literal["endpoints", "trained rows", "baselines"]
+
+
 class Family(NamedTuple):
     """Tests that are corrected together."""
 
-    trained: bool  # True: the tests of the trained rows; False: those of the baselines
+    kind: Kind
     rows: tuple[str, ...]  # rows with a p, in the order of the table
     tried: tuple[str, ...]  # further rows that count as tests, by name; empty if the rows are in no study with rows outside the table
     studies: tuple[Study, ...]  # the studies with trained rows that are not in the table, by name; empty if nothing else was tried
@@ -36,9 +41,8 @@ class Family(NamedTuple):
 
     def in_words(self, reference: str) -> str:
         """Return the number of tests and all rows: '3 tests of trained rows against sft (dpo, s-dpo; also tried: kto)'."""
-        kind = "of trained rows" if self.trained else "of baselines"
-        also = f"; also tried: {', '.join(self.tried)}" if self.tried else ""
-        return f"{counted(self.size, 'test')} {kind} against {reference} ({', '.join(self.rows)}{also})"
+        also = f"; also {'named' if self.kind == 'endpoints' else 'tried'}: {', '.join(self.tried)}" if self.tried else ""
+        return f"{counted(self.size, 'test')} of {self.kind} against {reference} ({', '.join(self.rows)}{also})"
 
     def correct(self, tests: Mapping[str, PairedTest]) -> dict[str, PairedTest]:
         """Return the tests of the family's rows with the corrected p."""
@@ -47,21 +51,42 @@ class Family(NamedTuple):
 
 
 def families_of(
-    tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]], trained: Sequence[str], reference: str
+    tests: Mapping[str, PairedTest],
+    groups: Mapping[str, Sequence[Run]],
+    trained: Sequence[str],
+    reference: str,
+    endpoints: Sequence[NamedEndpoint] = (),
 ) -> list[Family]:
-    """Return the families of a table that have a test with a p: trained rows, baselines.
+    """Return the families of a table that have a test with a p: endpoints, trained rows, baselines.
 
-    `tests` holds the test of each row but the reference, `groups` the runs of every row, and `trained` the names of the trained rows.
+    `tests` holds the test of each row but the reference, `groups` the runs of every row, `trained` the names of the trained rows, and
+    `endpoints` those of the table's studies.
     """
-    found = []
-    for of_trained in (True, False):
-        rows = tuple(row for row, test in tests.items() if (row in trained) == of_trained and test.p is not None)
+    first = _endpoints(tests, groups, endpoints)
+    found, apart = ([], set[str]()) if first is None else ([first], set(first.rows))
+    kinds: tuple[tuple[Kind, bool], ...] = (("trained rows", True), ("baselines", False))
+    for kind, of_trained in kinds:
+        rows = tuple(row for row, test in tests.items() if (row in trained) == of_trained and test.p is not None and row not in apart)
         outside = _outside(tests, groups, reference) if of_trained else {}
-        tried = {*trained, *(row for names in outside.values() for row in names)} - {reference, *rows} if outside else set()
+        tried = {*trained, *(row for names in outside.values() for row in names)} - {reference, *rows, *apart} if outside else set()
         if rows:
             studies = sorted(outside, key=lambda study: (study.name, sorted(study.rows)))
-            found.append(Family(of_trained, rows, tuple(sorted(tried)), tuple(studies)))
+            found.append(Family(kind, rows, tuple(sorted(tried)), tuple(studies)))
     return found
+
+
+def _endpoints(
+    tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]], endpoints: Sequence[NamedEndpoint]
+) -> Family | None:
+    """Return the family of the endpoints that the table tests, with all others of their studies; None if it tests none."""
+    tested = [each for each in endpoints if not each.reason]
+    if not tested:
+        return None
+    rows, names = {each.endpoint.row for each in tested}, {each.study for each in tested}
+    studies = {study for row in rows for run in groups[row] for study in run.studies if study.name in names}
+    others = {each for study in studies for each, _ in study.endpoints} - {each.endpoint for each in tested}
+    former = {each for study in studies for each in study.rows if REPLACED in each and _present(each) in rows}
+    return Family("endpoints", tuple(row for row in tests if row in rows), tuple(sorted([*map(str, others), *former])), ())
 
 
 def _outside(tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]], reference: str) -> dict[Study, frozenset[str]]:
