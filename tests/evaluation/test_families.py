@@ -113,3 +113,13 @@ def test_what_the_reference_continues_is_no_attempt() -> None:
     assert [each.size for each in shown.families] == [2]
     reversed_ = compare(chain, reference="dpo", resamples=50)  # dpo continues the same SFT row
     assert [each.size for each in reversed_.families] == [1]
+
+
+def test_a_shared_sft_row_joins_no_studies() -> None:
+    """Two lists continue one SFT row, with one control. Its row is in both lists, but nothing was picked from the other one."""
+    lists = [Study(f"list-{kind}", frozenset({"sft", "control", kind, f"{kind}-2"})) for kind in ("dpo", "kto")]
+    shared = [each._replace(starts=frozenset({"sft"})) for each in rows("control", "sft", studies=tuple(lists))]
+    (family,) = compare([*shared, *rows("dpo", studies=(lists[0],))], reference="control", resamples=50).families
+    assert (family.rows, family.tried, family.studies) == (("sft", "dpo"), ("dpo-2",), (lists[0],))
+    (both,) = compare([*shared, *rows("dpo", studies=tuple(lists))], reference="control", resamples=50).families  # dpo is in both
+    assert both.tried == ("dpo-2", "kto", "kto-2")

@@ -90,9 +90,13 @@ def _endpoints(
 
 
 def _outside(tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]], reference: str) -> dict[Study, frozenset[str]]:
-    """Return the attempts outside the table, by the studies that have any and in which a row was run at a compared seed."""
-    studies = {study for row, test in tests.items() for run in groups[row] if run.seed in test.seeds for study in run.studies}
+    """Return the attempts outside the table, by the studies that have any and in which a row was run at a compared seed.
+
+    The row from which the reference was trained further is in the studies of all its continuations and was picked from none of them.
+    """
     no_attempts = {reference, *(row for run in groups[reference] for row in run.starts)}
+    picked = [(run, test) for row, test in tests.items() if row not in no_attempts for run in groups[row]]
+    studies = {study for run, test in picked if run.seed in test.seeds for study in run.studies}
     outside = {study: frozenset(row for row in study.rows - groups.keys() if _present(row) not in no_attempts) for study in studies}
     return {study: rows for study, rows in outside.items() if rows}
 
