@@ -3,6 +3,7 @@
     genrec run experiments/parallel.py:sft        # one seed of supervised fine-tuning
     genrec run experiments/parallel.py:beauty     # SFT, the control and on-policy S-DPO, five seeds each, beside the baselines
     genrec run experiments/parallel.py:more_digits  # 32 digits, with and without item embeddings
+    genrec run experiments/parallel.py:unrotated_digits  # 32 digits without OPQ's rotation; unrotated_sft: with item embeddings
     genrec run experiments/parallel.py:repeats      # with a learned score for items of the history, beside SASRec with the same
     genrec run experiments/parallel.py:variants   # what digits, item embeddings, codes and the likelihood are worth
 
@@ -106,6 +107,17 @@ def more_digits() -> list[Experiment]:
 def plain_digits() -> Experiment:
     """Return RPG with 32 digits without item embeddings, with dropout 0.2 and 24 epochs."""
     return replace(trained(24, RPG(dropout=0.2)), name="beauty-rpg-32-digits-only-sft", tokenize=digits(32).tokenize)
+
+
+def unrotated_digits() -> Experiment:
+    """Return `plain_digits` with product quantization of the vectors as they are, without OPQ's rotation."""
+    quantizer = ProductQuantizer(num_levels=32, codebook_size=256, rotation=False)
+    return replace(plain_digits(), name="beauty-rpg-32-unrotated-sft", tokenize=Tokenize(quantizer=quantizer))
+
+
+def unrotated_sft() -> Experiment:
+    """Return `sft`, with item embeddings, after 32 digits without OPQ's rotation."""
+    return replace(sft(), name="beauty-rpg-unrotated-items-sft", tokenize=unrotated_digits().tokenize)
 
 
 def repeat_sft() -> Experiment:
