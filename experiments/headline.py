@@ -37,8 +37,8 @@ its new row was run: NDCG@10 on test, seen items kept, of `gated-long` against `
 the likelihood of the rows that the gate lets through in place of S-DPO; five seeds, a family of one. `digits_gate_alone` is the same
 on Beauty.
 
-`unrotated` and `toys_unrotated` repeat the endpoint after a stronger SFT policy, which was chosen on validation (seed 0): NDCG@10 on test,
-seen items kept, of `gated-long` against `continued-long`, five seeds, each a family of one, named before any aligned row was run.
+`unrotated` and `toys_unrotated` repeat the endpoint after a stronger SFT policy, which was chosen on validation (seed 0): NDCG@10 on
+test, seen items kept, of `gated-long` against `continued-long`, five seeds, each a family of one, named before any aligned row was run.
 
 Endpoints of `toys_policies`, named before any of its rows was run: NDCG@10 on test, seen items kept, of RPG against SASRec, without
 and with the learned score for items of the history in both, and of the rows of `toys_digits_only`, which were known, against SASRec;
@@ -196,7 +196,7 @@ def toys_policies() -> list[Experiment]:
 
 @endpoint("beauty-rpg-32-unrotated-gated-long", reference="beauty-rpg-32-unrotated-continued-long")
 def unrotated() -> list[Experiment]:
-    """Return the rows of `digits_only` after digits without OPQ's rotation, and the likelihood of the rows that the gate lets through."""
+    """Return the rows of `digits_only` after digits without OPQ's rotation, and the likelihood of the gate's rows."""
     base = parallel.unrotated_digits()
     return seeds([sasrec(base), base, *longer(base, 380), gate_alone(base)])
 

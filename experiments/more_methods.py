@@ -50,13 +50,13 @@ their ratings within two hours, and half of the events have the time of the one 
 
 Endpoints of `rewarded`, named before any of its rows was run: NDCG@10 on test, seen items kept, of `rloo` and of `ppo` against
 `still` (Holm over both), the control of the same steps without dropout. One reward model of all rows and seeds orders each user's
-liked events over disliked ones. The rows `-alone` have no likelihood and little divergence: they show over-optimization, the reward of the lists (`validation_reward`) against NDCG@10 and the distance from
-SFT, at 10 validations:
+liked events over disliked ones. The rows `-alone` have no likelihood and little divergence: they show over-optimization, the reward of
+the lists (`validation_reward`) against NDCG@10 and the distance from SFT, at 10 validations:
 
     genrec curves ml100k-liked-rpg-rloo-alone ml100k-liked-rpg-ppo-alone --all --csv curves.csv
 
-Cost: SFT of one seed takes about 7 minutes of one core of an AMD EPYC, and an alignment of `losses` 15 to 25 s. `losses`,
-`lettingo`, `oracle`, `lists` and `rewarded` (20 to 25 minutes each after SFT) have their five seeds: experiments/results/losses-100k.md,
+Cost: SFT of one seed takes about 7 minutes of one core of an AMD EPYC, and an alignment of `losses` 15 to 25 s. `losses`, `lettingo`,
+`oracle`, `lists` and `rewarded` (20 to 25 minutes each after SFT) have their five seeds: experiments/results/losses-100k.md,
 judges-100k.md, further-methods-100k.md, docs/methods/noisy-labels.md. The other tables have not been run.
 """
 
