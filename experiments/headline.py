@@ -38,7 +38,7 @@ the likelihood of the rows that the gate lets through in place of S-DPO; five se
 on Beauty.
 
 `unrotated` and `toys_unrotated` repeat the endpoint after a stronger SFT policy, which was chosen on validation (seed 0): NDCG@10 on
-test, seen items kept, of `gated-long` against `continued-long`, five seeds, each a family of one, named before any aligned row was run.
+test, seen items kept, of `gated-long` against `continued-long`, five seeds, a family of one each, named before an aligned row was run.
 
 Endpoints of `toys_policies`, named before any of its rows was run: NDCG@10 on test, seen items kept, of RPG against SASRec, without
 and with the learned score for items of the history in both, and of the rows of `toys_digits_only`, which were known, against SASRec;
