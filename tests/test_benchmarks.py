@@ -468,3 +468,24 @@ def test_the_scale_benchmarks_exponents_are_slopes_of_logarithms() -> None:
         "| ids | 10,000 | 9 | 250 | 3.00 | 600 | 1.00 |  |  | 1.2 |  |",
         "| trie | 20,000 | 9 | 1 |  | 700 |  |  |  |  |  |",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("beside")
+def test_the_processes_benchmark_compares_two_processes_with_one() -> None:
+    """In a process of its own, because the benchmark forks."""
+    command = [sys.executable, str(FILE.with_name("processes.py")), "--tiny", "--rounds", "1", "--steps", "2"]
+    environment = os.environ | {"PYTHONPATH": str(FILE.parents[2])}
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    (row,) = (line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| toy, batches of 16 |"))
+    one, alone, two, each, ratio, limit = (cell.strip() for cell in row[1:])
+    assert len(each.split(" + ")) == 2
+    assert all(float(value) > 0 for value in (one, alone, two, *each.split(" + "), ratio, limit))
+
+
+def test_the_best_round_of_the_processes_benchmark_and_its_ratios(beside: None) -> None:
+    """By hand: 0.4 s alone; the second round of two is the faster one, with 0.25 s: ratio 1.6; at most 0.3 s / 0.2 s = 1.5."""
+    module = load(FILE.with_name("processes.py"))
+    rounds = [[module.Measured(*each) for each in two] for two in ([(0.3, 0.1), (0.3, 0.1)], [(0.25, 0.15), (0.26, 0.2)])]
+    line = module.row("policy", [module.Measured(0.4, 0.3)], module.best(rounds))
+    assert line == "| policy | 400 | 300 | 250 | 150 + 200 | 1.60 | 1.50 |"

@@ -42,8 +42,6 @@ from genrec.types import ObjectiveState, TrainingExamples, TrainingStep
 
 LOG_EVERY = 20  # steps per row of the curves
 CHECKPOINT_SECONDS = 30.0  # minimum time between checkpoints, so that saving takes a small share of the training time
-
-
 Validate = Callable[[], Mapping[str, float]]  # returns validation metrics; must include `Selection.column`
 UserIds = Callable[[Tensor], Sequence[str]]  # user numbers int64 [B] -> the users' own ids
 
@@ -105,21 +103,30 @@ class TrainingCallback(lightning.Callback):
         if estimated is not None:
             say(estimated)
         validates = pl_module.step % self.plan.every == 0 or pl_module.step == self.plan.max_steps
-        self.signal, is_time = process_group.from_first((self.signal, time.monotonic() - self.saved > CHECKPOINT_SECONDS))
+        stop, is_time = self._agreed()
         ends_row = validates or pl_module.step % LOG_EVERY == 0
-        if ends_row or self.signal is not None:
+        if ends_row or stop is not None:
             self._take_logs()
         if ends_row:
             self.loss = self.curves.flush(self.progress.step)["loss"]
         if validates:
             self._validate(pl_module)
             trainer.should_stop = _out_of_patience(self.progress, self.patience)
+            stop, is_time = self._agreed()  # a validation takes long
         self._emit_rows()
         self.bar.advance(note=self._note())
-        if not self.logged and (self.signal is not None or is_time):
+        if not self.logged and (stop is not None or is_time):
             self._save(pl_module, trainer.optimizers[0])
-        if self.signal is not None:
-            raise Stopped(self.signal, f"stopped at step {pl_module.step}, checkpoint saved; run the same command to resume")
+        if stop is not None:
+            raise Stopped(stop, f"stopped at step {pl_module.step}, checkpoint saved; run the same command to resume")
+
+    def _agreed(self) -> tuple[int | None, bool]:
+        """Return a signal that a process has received, or None, and whether a checkpoint is due: the same in all processes.
+
+        `self.signal` may change at any moment, so it must not decide alone what the processes do together.
+        """
+        found = process_group.of_all((self.signal, time.monotonic() - self.saved > CHECKPOINT_SECONDS))
+        return next((number for number, _ in found if number is not None), None), found[0][1]
 
     def _note(self) -> str:
         """Return the last loss, the last validation score and the best one in words."""
