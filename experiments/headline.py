@@ -15,7 +15,8 @@
 MovieLens: see experiments/movielens_tables.py. `--source.path` names a local copy of the data; of Toys it may be your own tables:
 `--source Frames --source.interactions FILE --source.items FILE`. Rows that are finished are not run again, and an interrupted run is
 resumed, so that a table may be run in parts. The tests of the endpoint and of the other rows (`toys_filtered`,
-`digits_only_filtered`, `toys_digits_only_filtered` and `tiger_beauty_filtered` exist too; names of filtered rows end in `-filtered`):
+`digits_only_filtered`, `unrotated_filtered`, `toys_unrotated_filtered`, `toys_digits_only_filtered` and `tiger_beauty_filtered` exist
+too; names of filtered rows end in `-filtered`):
 
     genrec compare beauty-rpg-continued-long beauty-rpg-gated-long --reference beauty-rpg-continued-long
     genrec compare beauty-rpg-continued beauty-rpg-dpo ... --reference beauty-rpg-continued
@@ -245,6 +246,16 @@ def beauty_filtered() -> list[Experiment]:
 def digits_only_filtered() -> list[Experiment]:
     """Return the rows of `digits_only` with seen items filtered."""
     return filtered(digits_only())
+
+
+def unrotated_filtered() -> list[Experiment]:
+    """Return the rows of `unrotated` with seen items filtered."""
+    return filtered(unrotated())
+
+
+def toys_unrotated_filtered() -> list[Experiment]:
+    """Return the rows of `toys_unrotated` with seen items filtered."""
+    return filtered(toys_unrotated())
 
 
 def toys_digits_only_filtered() -> list[Experiment]:
