@@ -115,6 +115,17 @@ def test_the_tokenizer_benchmarks_quality_of_beauty(real_data: Path, tmp_path: P
     assert lift == pytest.approx(1.0, abs=0.1)  # random codes are independent of the items
 
 
+def test_places_by_shared_digits_by_hand() -> None:
+    """Items 1 to 4 share 2, 2, 1 and 0 digits with item 0. Equal numbers share their mean place, and the last item is left out."""
+    module = load(FILE.with_name("shared_digits.py"))
+    similarity = module.shared(np.array([[1, 2], [1, 2], [1, 2], [1, 0], [0, 0]]))
+    last, target = np.zeros(4, dtype=np.int64), np.arange(1, 5)
+    assert module.places(similarity, last, target).tolist() == [0.5, 0.5, 2, 3]
+    assert module.table({"digits": similarity}, last, target)[2] == "| digits | 1.0000 | 1.0000 | 1.0000 |"
+    vectors = np.array([[1, 0], [2, 0], [0, 1], [1, 1], [-1, 0]], dtype=np.float32)
+    assert module.places(module.cosine(vectors), last, target).tolist() == [0, 2, 1, 3]
+
+
 POLICY = FILE.with_name("policy.py")
 COMPARED = {  # part -> the reference of its ratios
     "train": "peer", "targets": "peer", "align": "peer", "decode": "peer", "small": "peer", "kept": "peer", "parallel": "Tiger",
