@@ -38,7 +38,7 @@ def run(
     `genrec run --track` does: tensorboard, wandb, mlflow or FILE.py:CLASS. `on` runs the stages in other processes as
     `genrec run --on` does: "local:2", "ray" or "slurm". `devices` processes train each policy together, as
     with `genrec run --trainer.devices`, and `strategy` is that of `--trainer.strategy`. `endpoints` are the tests for which a list is
-    run, in place of those that a file names with `genrec.endpoints.endpoint`.
+    run; a file names its own with `genrec.endpoints.endpoint`.
     """
     from genrec import experiment_commands, results, row_tracking
     from genrec.errors import UsageError

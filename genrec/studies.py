@@ -81,17 +81,11 @@ def record(study: str, experiments: Sequence[Experiment], overridden: bool = Fal
     check_folder(path.parent)
     with locked_file(path):
         content: dict[str, Any] = read(path) if path.is_file() else {"format": FORMAT, "name": study, "rows": []}
-        named = sum([_name(content, endpoint) for endpoint in endpoints])
-        if named + sum([_add(content, experiment, overridden) for experiment in experiments]):
+        named = merged_endpoints(content, {"endpoints": [_entry(each, now()) for each in endpoints]})
+        is_new = len(named) > len(content.get("endpoints", []))
+        content |= {"endpoints": named} if is_new else {}
+        if is_new + sum([_add(content, experiment, overridden) for experiment in experiments]):
             write_json(path, hashed_json.add_hash({name: value for name, value in content.items() if name != "sha256"}))
-
-
-def _name(content: dict[str, Any], endpoint: Endpoint) -> bool:
-    """Add an endpoint to a study. Return whether this changed the study."""
-    before = content.get("endpoints", [])
-    after = merged_endpoints(content, {"endpoints": [{**asdict(endpoint), "named": now()}]})
-    content.update({"endpoints": after})
-    return bool(after != before)
 
 
 def merged_endpoints(*records: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -99,13 +93,18 @@ def merged_endpoints(*records: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: dict[Endpoint, str] = {}
     for each, named in (entry for content in records for entry in _endpoints(content)):
         found[each] = min(named, found.get(each, named))
-    return [{**asdict(each), "named": named} for each, named in found.items()]
+    return [_entry(each, named) for each, named in found.items()]
+
+
+def _entry(endpoint: Endpoint, named: str) -> dict[str, Any]:
+    """Return an endpoint that was recorded first at the time `named`, as it is written."""
+    return {**asdict(endpoint), "named": named}
 
 
 def _endpoints(content: Mapping[str, Any]) -> tuple[tuple[Endpoint, str], ...]:
     """Return the endpoints of a study, each with the time at which it was recorded first."""
     return tuple(
-        (Endpoint(each["row"], each["reference"], each["metric"], each["seeds"]), each["named"])
+        (Endpoint(**{key: value for key, value in each.items() if key != "named"}), each["named"])
         for each in content.get("endpoints", ())
     )
 

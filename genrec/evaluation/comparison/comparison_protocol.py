@@ -155,13 +155,10 @@ def _endpoints(comparison: Comparison) -> list[LabeledLine]:
     """Return the endpoints of the table's studies: when they were named, and whether the table tests them."""
     lines = []
     for each in comparison.endpoints:
-        about = f"{each.endpoint}, named {each.named} in {each.study}"
-        tested = (
-            f"; not tested here as an endpoint: {each.reason}"
-            if each.reason
-            else ", before both rows had been run at any of these seeds"
-        )
-        lines.append(LabeledLine("Endpoint", about + tested))
+        tested = f"; not tested here as an endpoint: {each.reason}"
+        order = ", before both rows had been run at any of these seeds"
+        about = f"{each.endpoint}, named {each.named} in {each.study.name}"
+        lines.append(LabeledLine("Endpoint", about + (tested if each.reason else order)))
     return lines
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from genrec.evaluation.compare import Run, Study
 
 REPLACED = " (replaced"  # between the name of a row and the number of its former settings, see `Study.rows`
-
-
 Kind = Literal["endpoints", "trained rows", "baselines"]
 
 
@@ -55,14 +53,14 @@ def families_of(
     groups: Mapping[str, Sequence[Run]],
     trained: Sequence[str],
     reference: str,
-    endpoints: Sequence[NamedEndpoint] = (),
+    endpoints: Sequence[NamedEndpoint],
 ) -> list[Family]:
     """Return the families of a table that have a test with a p: endpoints, trained rows, baselines.
 
     `tests` holds the test of each row but the reference, `groups` the runs of every row, `trained` the names of the trained rows, and
     `endpoints` those of the table's studies.
     """
-    first = _endpoints(tests, groups, endpoints)
+    first = _endpoints(tests, endpoints)
     found, apart = ([], set[str]()) if first is None else ([first], set(first.rows))
     kinds: tuple[tuple[Kind, bool], ...] = (("trained rows", True), ("baselines", False))
     for kind, of_trained in kinds:
@@ -75,15 +73,12 @@ def families_of(
     return found
 
 
-def _endpoints(
-    tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]], endpoints: Sequence[NamedEndpoint]
-) -> Family | None:
+def _endpoints(tests: Mapping[str, PairedTest], endpoints: Sequence[NamedEndpoint]) -> Family | None:
     """Return the family of the endpoints that the table tests, with all others of their studies; None if it tests none."""
     tested = [each for each in endpoints if not each.reason]
     if not tested:
         return None
-    rows, names = {each.endpoint.row for each in tested}, {each.study for each in tested}
-    studies = {study for row in rows for run in groups[row] for study in run.studies if study.name in names}
+    rows, studies = {each.endpoint.row for each in tested}, {each.study for each in tested}
     others = {each for study in studies for each, _ in study.endpoints} - {each.endpoint for each in tested}
     former = {each for study in studies for each in study.rows if REPLACED in each and _present(each) in rows}
     return Family("endpoints", tuple(row for row in tests if row in rows), tuple(sorted([*map(str, others), *former])), ())

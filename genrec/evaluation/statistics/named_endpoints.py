@@ -16,7 +16,7 @@ class NamedEndpoint(NamedTuple):
     """An endpoint that a study names for two rows of a table."""
 
     endpoint: Endpoint
-    study: str  # name of the study
+    study: Study  # which names it
     named: str  # when it was recorded first, such as `2026-01-31T23:59:59Z`
     is_here: bool  # whether the table has its reference and its metric
     reason: str  # why the table does not test it as an endpoint; empty if it does
@@ -41,7 +41,7 @@ def named_endpoints(
         for each, named in study.endpoints:
             if (each.row, study.name) in run_in and each.reference in groups:
                 is_here = (each.reference, each.metric) == (reference, metric)
-                found.append(NamedEndpoint(each, study.name, named, is_here, _reason(each, named, is_here, tests, groups)))
+                found.append(NamedEndpoint(each, study, named, is_here, _reason(each, named, is_here, tests, groups)))
     return tuple(found)
 
 
