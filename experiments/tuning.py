@@ -3,7 +3,9 @@
     genrec tune experiments/tuning.py:sasrec_100k     # SASRec on MovieLens-100K
     genrec tune experiments/tuning.py:tiger_100k      # TIGER on MovieLens-100K
     genrec tune experiments/tuning.py:sdpo_100k       # S-DPO after the untuned TIGER, its SFT policy trained once
+    genrec tune experiments/tuning.py:sasrec_1m       # SASRec on MovieLens-1M
     genrec tune experiments/tuning.py:sasrec_beauty   # SASRec on Amazon Beauty
+    genrec tune experiments/tuning.py:sasrec_toys     # SASRec on Amazon Toys
     genrec tune experiments/tuning.py:rpg_beauty      # RPG with a softmax over the catalog on Amazon Beauty, 12 epochs a trial
     genrec tune experiments/tuning.py:gated_beauty    # gated S-DPO of three epochs after RPG on Amazon Beauty, its SFT trained once
     genrec tune experiments/tuning.py:continued_beauty  # the control of `gated_beauty`
@@ -24,7 +26,9 @@ from dataclasses import replace
 from typing import Literal
 
 import amazon
+import headline
 import movielens
+import movielens_tables
 import on_policy
 import parallel
 
@@ -43,6 +47,13 @@ def sasrec_100k() -> Tuning:
             "policy.d_model": Choice((32, 64, 128)),
         },
     )
+
+
+def sasrec_1m() -> Tuning:
+    """Return the tuning of SASRec on MovieLens-1M. It starts from the row of `movielens_tables.py:movielens_1m`."""
+    base = movielens_tables.sasrec(movielens_tables.rpg_1m(), 8_000)
+    recipe = replace(base.sft, validation=Validation(every=500, users=2_000))
+    return Tuning(experiment=replace(base, sft=recipe), space=sasrec_100k().space)
 
 
 def tiger_100k() -> Tuning:
@@ -72,8 +83,17 @@ def sdpo_100k() -> Tuning:
 
 
 def sasrec_beauty() -> Tuning:
-    """Return the tuning of SASRec on Beauty. It starts from `amazon.sasrec` with 6.3 epochs."""
-    base = amazon.sasrec()
+    """Return the tuning of SASRec on Beauty."""
+    return _sasrec_amazon(amazon.sasrec())
+
+
+def sasrec_toys() -> Tuning:
+    """Return the tuning of SASRec on Toys, with the space and the budget of `sasrec_beauty`."""
+    return _sasrec_amazon(headline.sasrec(headline.toys_sft()))
+
+
+def _sasrec_amazon(base: Experiment) -> Tuning:
+    """Return a tuning that starts from SASRec's recipe on Beauty with 6.3 epochs of Beauty."""
     optimization = replace(base.sft.optimization, learning_rate=3e-3, max_steps=1_200)
     recipe = replace(base.sft, optimization=optimization, validation=replace(base.sft.validation, every=100, users=2_000))
     return Tuning(
