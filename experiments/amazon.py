@@ -6,6 +6,8 @@
     genrec run experiments/amazon.py:sdpo       # the full recipe: hours, use a GPU
     genrec run experiments/amazon.py:windows    # TIGER with a causal encoder, all targets of a window in one pass
     genrec run experiments/amazon.py:long_windows    # the same with 14,000 steps instead of 6,000
+    genrec run experiments/amazon.py:parts      # what each part of `windows` is worth after 1,500 steps, on validation
+    genrec run experiments/amazon.py:sentences --embed.encoders.0.model FOLDER  # one of them with a sentence model
     genrec run experiments/amazon.py:rivals     # popularity, ItemKNN, EASE (1.2 GB of memory), BPR and SASRec
 
 The two files are downloaded; `--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and result
@@ -16,12 +18,12 @@ been run. SASRec: experiments/results/sasrec-beauty.md; its row with repeated se
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from genrec.baselines import BPR, EASE, SASRec
 from genrec.data.sources import AmazonReviews2014
 from genrec.data.splits import GlobalTemporal
-from genrec.embeddings import Collaborative, Concatenated, TfidfSvd
+from genrec.embeddings import Collaborative, Concatenated, SentenceEncoder, TfidfSvd
 from genrec.endpoints import endpoint
 from genrec.experiment import BEYOND_ACCURACY, SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, baselines, seeds
 from genrec.model import Liger, Tiger
@@ -29,7 +31,7 @@ from genrec.objectives import Preference, Supervised
 from genrec.preference.candidates import Sampled
 from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbors
-from genrec.tokenizer import RQVAE, RQKMeans
+from genrec.tokenizer import RQVAE, ProductQuantizer, RQKMeans
 
 WAYS: dict[Literal["append", "reassign"], int] = {
     "append": 3,
@@ -101,6 +103,34 @@ def long_windows() -> Experiment:
         name="beauty-tiger-long-windows",
         sft=replace(recipe, optimization=replace(recipe.optimization, max_steps=14_000), validation=Validation(every=2_000, users=0)),
     )
+
+
+def parts() -> list[Experiment]:
+    """Return `windows` with 1,500 steps and rows that differ from it in one part each; one seed, for validation on all users.
+
+    Endpoint, named before any of these rows was run: NDCG@10 on validation, of each row beside the first one. One seed has no test.
+    """
+    recipe = windows().sft
+    short = replace(recipe, optimization=replace(recipe.optimization, max_steps=1_500), validation=Validation(every=500, users=0))
+    base, tiger = replace(windows(), name="beauty-tiger-short", sft=short), windows().policy
+    assert isinstance(tiger, Tiger)
+    changes: dict[str, dict[str, Any]] = {
+        "catalog": {"policy": replace(tiger, normalization="catalog")},
+        "opq": {"tokenize": Tokenize(quantizer=ProductQuantizer(num_levels=4, codebook_size=256))},
+        "text": {"embed": TfidfSvd(dim=256)},
+        "rqvae": {"tokenize": Tokenize(quantizer=RQVAE())},
+        "dropout-tenth": {"policy": replace(tiger, dropout=0.1)},
+        "codes": {"policy": replace(tiger, history="codes")},
+        "three-decoder-layers": {"policy": replace(tiger, num_decoder_layers=3)},
+        "width-256": {"policy": replace(tiger, d_model=256, d_ff=1_024, num_heads=8)},
+    }
+    return [base, *(replace(base, name=f"{base.name}-{name}", **change) for name, change in changes.items())]
+
+
+def sentences() -> Experiment:
+    """Return the first row of `parts` with a sentence model; `--embed.encoders.0.model FOLDER` names one on disk."""
+    views = Concatenated((SentenceEncoder("sentence-transformers/all-MiniLM-L6-v2"), Collaborative(dim=64)))
+    return replace(parts()[0], name="beauty-tiger-short-sentences", embed=views)
 
 
 def sdpo() -> Experiment:

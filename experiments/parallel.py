@@ -5,15 +5,17 @@
     genrec run experiments/parallel.py:more_digits  # 32 digits, with and without item embeddings
     genrec run experiments/parallel.py:unrotated_digits  # 32 digits without OPQ's rotation; unrotated_sft: with item embeddings
     genrec run experiments/parallel.py:repeats      # with a learned score for items of the history, beside SASRec with the same
-    genrec run experiments/parallel.py:variants   # what digits, item embeddings, codes and the likelihood are worth
+    genrec run experiments/parallel.py:parts        # what digits, item embeddings, codes and the likelihood are worth
+    genrec run experiments/parallel.py:two_texts --embed.encoders.1.model FOLDER  # a second view of the text, by a sentence model
+    genrec run experiments/parallel.py:paper        # RPG with the settings of its paper
 
 `--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Semantic IDs are 16 digits of product
 quantization (OPQ) of TF-IDF vectors beside 64 dimensions of training interactions, and every item has an embedding beside its
 digits.
 
 Named before any run of these rows: the primary endpoint of `beauty` is NDCG@10 on test, seen items kept, of `gated` against
-`continued`, which takes the same steps on the same batches (the recipe of experiments/on_policy.py). `variants` are compared on
-validation.
+`continued`, which takes the same steps on the same batches (the recipe of experiments/on_policy.py). `parts` are compared on
+validation, with eight epochs and one seed.
 
 Endpoints of `repeats`, named before any of its rows was run: NDCG@10 on test, seen items kept, of `beauty-rpg-repeat-sft` against
 `beauty-rpg-sft`, and against SASRec with the same score (Holm over the two). Users of Beauty take an item once, so a policy
@@ -36,11 +38,10 @@ import amazon
 import on_policy
 
 from genrec.baselines import SampledSoftmax
-from genrec.embeddings import Collaborative, Concatenated, TfidfSvd
+from genrec.embeddings import Collaborative, Concatenated, SentenceEncoder, TfidfSvd
 from genrec.experiment import SFT, Experiment, Optimization, Tokenize, Validation, seeds
 from genrec.model import RPG
 from genrec.tokenizer import ProductQuantizer, RandomCodes, RQKMeans
-from genrec.types import ItemEncoder, Quantizer
 
 EPOCH = 190  # steps of 128 windows
 
@@ -140,17 +141,8 @@ def with_repeat_score(base: Experiment) -> Experiment:
 
 def digits(num_levels: int) -> Experiment:
     """Return `sft` with another number of digits."""
-    return replace(coded(ProductQuantizer(num_levels=num_levels, codebook_size=256)), name=f"beauty-rpg-{num_levels}-digits")
-
-
-def coded(quantizer: Quantizer) -> Experiment:
-    """Return `sft` with the codes of another quantizer."""
-    return replace(sft(), name=f"beauty-rpg-{type(quantizer).__name__.lower()}", tokenize=Tokenize(quantizer=quantizer))
-
-
-def embedded(name: str, encoder: ItemEncoder) -> Experiment:
-    """Return `sft` with digits of other item vectors."""
-    return replace(sft(), name=f"beauty-rpg-{name}", embed=encoder)
+    quantizer = ProductQuantizer(num_levels=num_levels, codebook_size=256)
+    return replace(sft(), name=f"beauty-rpg-{num_levels}-digits", tokenize=Tokenize(quantizer=quantizer))
 
 
 def paper() -> Experiment:
@@ -167,26 +159,40 @@ def paper() -> Experiment:
     )
 
 
-def sampled() -> Experiment:
-    """Return `sft` with a loss of 1,024 sampled items, corrected for their probability (logQ), as for very large catalogs."""
-    return replace(
-        sft(), name="beauty-rpg-sampled", policy=replace(sft().policy, loss=SampledSoftmax(num_negatives=1_024, log_q=True))
-    )
+def short() -> Experiment:
+    """Return `unrotated_digits` with eight epochs and dropout 0.1, which learns fastest in that time: the reference of `parts`."""
+    base = unrotated_digits()
+    assert isinstance(base.policy, RPG)
+    return replace(base, name="beauty-rpg-short", policy=replace(base.policy, dropout=0.1), sft=trained(8, RPG()).sft)
 
 
-def variants() -> list[Experiment]:
-    """Return one seed of each variant: the likelihood, the number of digits, item embeddings, codes and vectors."""
-    own_softmax = replace(digits_only(), name="beauty-rpg-own-softmax", policy=replace(digits_only().policy, normalization="digits"))
-    return [
-        sft(),
-        digits_only(),
-        own_softmax,
-        sampled(),
-        digits(32),
-        digits(64),
-        coded(RandomCodes(num_levels=16, codebook_size=256)),
-        coded(RQKMeans()),
-        embedded("text", TfidfSvd(dim=256)),
-        embedded("interactions", Collaborative(dim=64)),
-        paper(),
-    ]
+def parts() -> list[Experiment]:
+    """Return `short` and rows that differ from it in one part each: likelihood, codes, vectors, sizes; one seed, for validation."""
+    base = short()
+    rpg, tokenize = base.policy, base.tokenize
+    assert isinstance(rpg, RPG)
+    assert isinstance(tokenize, Tokenize)
+    assert isinstance(tokenize.quantizer, ProductQuantizer)
+    changes: dict[str, dict[str, Any]] = {
+        "own-softmax": {"policy": replace(rpg, normalization="digits")},
+        "opq": {"tokenize": Tokenize(quantizer=replace(tokenize.quantizer, rotation=True))},
+        "random": {"tokenize": Tokenize(quantizer=RandomCodes(num_levels=32, codebook_size=256))},
+        "rqkmeans": {"tokenize": Tokenize(quantizer=RQKMeans())},
+        "text": {"embed": TfidfSvd(dim=256)},
+        "interactions": {"embed": Collaborative(dim=64)},
+        "16-digits": {"tokenize": Tokenize(quantizer=replace(tokenize.quantizer, num_levels=16))},
+        "64-digits": {"tokenize": Tokenize(quantizer=replace(tokenize.quantizer, num_levels=64))},
+        "items": {"policy": replace(rpg, item_embedding=True)},
+        "three-layers": {"policy": replace(rpg, num_layers=3)},
+        "windows-of-50": {"history_length": 50},
+        "sampled": {"policy": replace(rpg, loss=SampledSoftmax(num_negatives=1_024, log_q=True))},
+        "width-256": {"policy": replace(rpg, d_model=256, d_ff=1_024)},
+        "one-layer": {"policy": replace(rpg, num_layers=1)},
+    }
+    return [base, *(replace(base, name=f"{base.name}-{name}", **change) for name, change in changes.items())]
+
+
+def two_texts() -> Experiment:
+    """Return `short` with a second view of the text; `--embed.encoders.1.model FOLDER` names a sentence model on disk."""
+    views = Concatenated((TfidfSvd(dim=256), SentenceEncoder("sentence-transformers/all-MiniLM-L6-v2"), Collaborative(dim=64)))
+    return replace(short(), name="beauty-rpg-short-two-texts", embed=views)

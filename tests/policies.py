@@ -17,6 +17,7 @@ POLICIES: dict[str, Any] = {  # specifications by name
     "tiger-items": Tiger(**(vars(TIGER) | {"history": "items"})),
     "tiger-causal": Tiger(**(vars(TIGER) | {"encoder": "causal"})),
     "tiger-causal-items": Tiger(**(vars(TIGER) | {"encoder": "causal", "history": "items", "recency_positions": 0})),
+    "tiger-catalog": Tiger(**(vars(TIGER) | {"encoder": "causal", "history": "items", "normalization": "catalog"})),
     "gpt": GPT,
 }
 

@@ -56,6 +56,11 @@ class Liger:
                 f"policy.tiger.num_beams is not used, got {self.tiger.num_beams}; leave it out and set policy.num_beams, "
                 f"got {self.num_beams}"
             )
+        if self.tiger.normalization != "codes":
+            raise UsageError(
+                f"Liger's loss is over all codes of a level, got policy.tiger.normalization {self.tiger.normalization!r}; leave it "
+                "out, or choose Tiger"
+            )
         if not self.temperature > 0:
             raise UsageError(f"policy.temperature must be above 0, got {self.temperature}")
         if not self.dense_weight >= 0:

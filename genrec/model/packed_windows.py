@@ -69,7 +69,8 @@ def packed_sequence_log_prob(policy: TigerPolicy, history: Tensor, targets: Tens
     codes = policy.semantic_ids.levels
     windows = _pack(items_of(history), targets, 1 if policy.specification.history == "items" else codes)
     memory = _encode(policy, history, windows)
-    tokens = policy.trie.tokens[targets.flatten()[windows.targets.place]]  # int32 [X, L]
+    items = targets.flatten()[windows.targets.place]
+    tokens = policy.trie.tokens[items]  # int32 [X, L]
     start = torch.zeros_like(tokens[:, :1])
     states = policy.dropout(policy.embedding(torch.cat([start, tokens[:, :-1]], 1)), windows.targets)
     positions = torch.arange(codes)
@@ -81,7 +82,7 @@ def packed_sequence_log_prob(policy: TigerPolicy, history: Tensor, targets: Tens
         states = _decoder_layer(layer, states, memory, causal_bias, age_bias, windows)  # type: ignore[arg-type]
     states = policy.dropout(policy.decoder_norm(states), windows.targets)
     levels = (code_log_probs(each, head) for each, head in zip(states.unbind(1), policy.heads, strict=True))
-    scores = policy.trie.token_log_probs(levels, tokens)
+    scores = policy.trie.token_log_probs(levels, tokens, policy.within(items))
     result = scores.new_full((windows.targets.total, codes), -torch.inf).index_copy(0, windows.targets.place, scores)
     return result.view(*targets.shape, codes)
 

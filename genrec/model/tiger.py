@@ -3,6 +3,12 @@
 The history is encoded once, for any number of candidates or beams. Each level's output is a softmax over the codes of that level only.
 If several items share a Semantic ID, the log-probability of an item is that of the Semantic ID.
 
+Two likelihoods, in training and in decoding alike:
+
+- `normalization="codes"`, the paper's: a softmax over all codes of a level. The probabilities of real items add up to less than 1.
+- `normalization="catalog"`: a softmax over the codes that continue the codes so far to a real item. The probabilities of all items add
+  up to 1, and every decoding ends in an item.
+
 Source: Rajput et al. 2023, arXiv 2305.05065.
 """
 
@@ -12,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from genrec.model.event_embedding import check_inputs, chosen_inputs
-from genrec.model.tiger_policy import TigerPolicy
+from genrec.model.tiger_policy import CatalogTigerPolicy, TigerPolicy
 from genrec.model.tiger_sizes import Sizes
 from genrec.semantic_ids import SemanticIds
 from genrec.store import NEW_IN_KEY
@@ -40,6 +46,7 @@ class Tiger:
     user_tokens: int = field(default=0, metadata=NEW_IN_KEY)  # tokens that users are hashed to, one before the history; 0: none (2000)
     time_buckets: int = field(default=0, metadata=NEW_IN_KEY)  # buckets of log2 of the seconds since the event before; 0: no times
     ratings: tuple[float, ...] = field(default=(), metadata=NEW_IN_KEY)  # ratings with a vector each, as (1, 2, 3, 4, 5); (): none
+    normalization: Literal["codes", "catalog"] = field(default="codes", metadata=NEW_IN_KEY)  # of each level's softmax, see above
 
     def __post_init__(self) -> None:
         check_at_least(self, "policy", 1, *(name for name in Sizes._fields if getattr(self, name) is not None), "num_beams")
@@ -63,4 +70,4 @@ class Tiger:
 
     def build(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """Return an untrained policy for these Semantic IDs."""
-        return TigerPolicy(self, semantic_ids)
+        return (CatalogTigerPolicy if self.normalization == "catalog" else TigerPolicy)(self, semantic_ids)

@@ -14,6 +14,7 @@ from genrec.errors import UsageError
 from genrec.item_rows import aligned, prefixes
 from genrec.model import semantic_id_policy
 from genrec.model.catalog_extension import extend_policy
+from genrec.model.child_decoding import ChildDecoding
 from genrec.model.event_embedding import EventEmbedding, item_numbers
 from genrec.model.packed_windows import packed_sequence_log_prob, packs
 from genrec.model.row_groups import candidate_groups, length_groups
@@ -137,12 +138,16 @@ class TigerPolicy(nn.Module):
         levels = (code_log_probs(states[..., level, :], head) for level, head in enumerate(self.heads))
         return self.trie.token_log_probs(levels, tokens, items)
 
+    def within(self, items: Tensor) -> Tensor | None:
+        """Return the items if the softmax is over the children of their prefixes (`normalization="catalog"`), else None."""
+        return items if self.specification.normalization == "catalog" else None
+
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(code | history, codes before) of every level: int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, L].
 
         The candidate 0 (none) gets -inf. On a CPU the rows are processed in groups of similar length, which saves padding.
         """
-        return self._level_log_prob(self.read(history), self.trie.tokens[items])
+        return self._level_log_prob(self.read(history), self.trie.tokens[items], self.within(items))
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return `level_log_prob` with each softmax over the children of the candidate's prefix only: all items add up to 1."""
@@ -176,7 +181,7 @@ class TigerPolicy(nn.Module):
         query_age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device).repeat_interleave(codes)  # of the target's place
         age = encoded.age[None, :] - query_age[:, None]  # int64 [T * L, S]  negative: in the future
         mask = attention_mask(encoded.empty, age < 0)
-        return self._score(self.trie.tokens[targets], encoded, self.age_bias(age), mask)[:, first:]
+        return self._score(self.trie.tokens[targets], encoded, self.age_bias(age), mask, self.within(targets))[:, first:]
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories int64 [B, T]: float32 [X, M, L]; see `WindowPolicy`.
@@ -184,7 +189,7 @@ class TigerPolicy(nn.Module):
         With a causal encoder the history is encoded once, and the decoder attends to the states up to the place. A bidirectional
         encoder encodes every prefix separately. On a CPU, zeros at the end of a row of candidates cost little.
         """
-        return self._place_level_log_prob(history, places, self.trie.tokens[items])
+        return self._place_level_log_prob(history, places, self.trie.tokens[items], self.within(items))
 
     def constrained_place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Return `place_level_log_prob` with each softmax over the children of the candidate's prefix only."""
@@ -221,7 +226,10 @@ class TigerPolicy(nn.Module):
 
     def decoding(self, history: Tensor) -> Decoding:
         """Encode histories int64 [B, T] and return a decoding of them."""
-        return decoding_of(self, self.encode(self.read(history)))
+        return self._decoding(decoding_of(self, self.encode(self.read(history))))
+
+    def _decoding(self, decoding: Decoding) -> Decoding:
+        return ChildDecoding(decoding, self.trie) if self.specification.normalization == "catalog" else decoding
 
     def decoding_after(self, history: Tensor, places: Tensor) -> Decoding:
         """Return a decoding of the next item after places int64 [X, 2] of histories int64 [B, T].
@@ -231,7 +239,7 @@ class TigerPolicy(nn.Module):
         if not self.specification.causal:
             return self.decoding(prefixes(history, places))
         history = self.read(history)
-        return decoding_after(self, self.encode(history), items_of(history), self.events.shifted(places))
+        return self._decoding(decoding_after(self, self.encode(history), items_of(history), self.events.shifted(places)))
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items by constrained beam search; see `genrec.types.Recommender`."""
@@ -270,3 +278,12 @@ class TigerPolicy(nn.Module):
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """Return a policy with the same weights over a larger catalog; see `genrec.model.catalog_extension`."""
         return extend_policy(self, self.semantic_ids, semantic_ids, self.specification.build)
+
+
+class CatalogTigerPolicy(TigerPolicy):
+    """A TIGER with each level's softmax over the codes that continue to a real item: the probabilities of all items add up to 1.
+
+    Code sequences of no item have the probability 0, so that it is no `genrec.types.CodePolicy`.
+    """
+
+    code_level_log_prob = None  # type: ignore[assignment]

@@ -132,16 +132,48 @@ class Trie(nn.Module):
         `log_probs` is float32 [B, M, C], `code` int64 [B, M, 1]. With a dense table the softmax is over all C codes, masked;
         elsewhere it is as wide as the node with the most children.
         """
-        level, node = self.levels[depth], nodes[depth].unsqueeze(-1)
+        level, node = self.levels[depth], nodes[depth]
         if level.full:
             return log_probs.gather(-1, code)
         if level.child is not None:
-            return log_probs.masked_fill(level.child[node.squeeze(-1)] < 0, -torch.inf).log_softmax(-1).gather(-1, code)
-        begin = level.start[node].long()
-        child = begin + torch.arange(self.semantic_ids.tables[depth].branch, device=node.device)
-        siblings = log_probs.gather(-1, level.code[child.clamp(max=len(level.code) - 1)].long())
-        siblings = siblings.masked_fill(child >= level.start[node + 1], -torch.inf)
-        return siblings.log_softmax(-1).gather(-1, nodes[depth + 1].unsqueeze(-1) - begin)
+            return log_probs.masked_fill(level.child[node] < 0, -torch.inf).log_softmax(-1).gather(-1, code)
+        child, exists, codes = self._children(depth, node)
+        siblings = log_probs.gather(-1, codes).masked_fill(~exists, -torch.inf)
+        return siblings.log_softmax(-1).gather(-1, nodes[depth + 1].unsqueeze(-1) - child[..., :1])
+
+    def _children(self, depth: int, node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the children of nodes int64 [...], side by side, whether each exists, and its code, [..., most children] each."""
+        level = self.levels[depth]
+        child = level.start[node].long().unsqueeze(-1) + torch.arange(self.semantic_ids.tables[depth].branch, device=node.device)
+        exists = child < level.start[node + 1].unsqueeze(-1)
+        return child, exists, level.code[child.clamp(max=len(level.code) - 1)].long()
+
+    def child(self, depth: int, node: Tensor, code: Tensor) -> Tensor:
+        """Return the child of nodes int64 [...] by codes int64 [...]: int64 [...], an arbitrary node where there is none."""
+        level = self.levels[depth]
+        if level.full:
+            return node * level.num_codes + code
+        if level.child is not None:
+            return level.child[node, code].long().clamp(min=0)
+        child, exists, codes = self._children(depth, node)
+        place = ((codes == code.unsqueeze(-1)) & exists).int().argmax(-1, keepdim=True)
+        return child.gather(-1, place).squeeze(-1)
+
+    def log_prob_of_children(self, depth: int, node: Tensor, log_prob: Tensor) -> Tensor:
+        """Normalize log-probabilities of all codes over the children of nodes: int64 [B, W] and float32 [B, W, C] -> [B, W, C].
+
+        Codes without a child get -inf. Where a log-probability is NaN, all of its node are.
+        """
+        level = self.levels[depth]
+        if level.full:
+            return log_prob
+        if level.child is not None:
+            of_children = log_prob.masked_fill(level.child[node] < 0, -torch.inf)
+        else:
+            _, exists, codes = self._children(depth, node)
+            values = log_prob.gather(-1, codes).masked_fill(~exists, -torch.inf)
+            of_children = torch.full_like(log_prob, -torch.inf).scatter_reduce(-1, codes, values, "amax")
+        return of_children.log_softmax(-1).masked_fill(log_prob.isnan().any(-1, keepdim=True), torch.nan)
 
     @torch.no_grad()
     def item_vectors(self, embedding: Tensor) -> Tensor:
