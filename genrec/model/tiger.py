@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from genrec.model.event_embedding import check_inputs, chosen_inputs
-from genrec.model.tiger_policy import CatalogTigerPolicy, TigerPolicy
+from genrec.model.tiger_policy import TigerPolicy
 from genrec.model.tiger_sizes import Sizes
 from genrec.semantic_ids import SemanticIds
 from genrec.store import NEW_IN_KEY
@@ -70,4 +70,4 @@ class Tiger:
 
     def build(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """Return an untrained policy for these Semantic IDs."""
-        return (CatalogTigerPolicy if self.normalization == "catalog" else TigerPolicy)(self, semantic_ids)
+        return TigerPolicy(self, semantic_ids)

@@ -196,7 +196,13 @@ class TigerPolicy(nn.Module):
         return self._place_level_log_prob(history, places, self.trie.tokens[items], items)
 
     def code_level_log_prob(self, history: Tensor, places: Tensor, codes: Tensor) -> Tensor:
-        """Score code sequences int64 [X, M, L], -1 for none, whether an item has them or not; see `genrec.types.CodePolicy`."""
+        """Score code sequences int64 [X, M, L], -1 for none, whether an item has them or not; see `genrec.types.CodePolicy`.
+
+        With a softmax over the codes that lead to an item, all codes of a sequence of no item get -inf.
+        """
+        if self.specification.normalization == "catalog":
+            items = self.semantic_ids.lookup(codes.clamp(min=0).cpu()).to(codes.device)
+            return self.place_level_log_prob(history, places, items.masked_fill(codes[..., 0] < 0, 0))
         return self._place_level_log_prob(history, places, self.trie.code_tokens(codes))
 
     def _place_level_log_prob(self, history: Tensor, places: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
@@ -278,12 +284,3 @@ class TigerPolicy(nn.Module):
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """Return a policy with the same weights over a larger catalog; see `genrec.model.catalog_extension`."""
         return extend_policy(self, self.semantic_ids, semantic_ids, self.specification.build)
-
-
-class CatalogTigerPolicy(TigerPolicy):
-    """A TIGER with each level's softmax over the codes that continue to a real item: the probabilities of all items add up to 1.
-
-    Code sequences of no item have the probability 0, so that it is no `genrec.types.CodePolicy`.
-    """
-
-    code_level_log_prob = None  # type: ignore[assignment]

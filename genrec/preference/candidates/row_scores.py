@@ -165,4 +165,9 @@ def check_scores_codes(policy: Policy, normalize: Normalize, proposer: str) -> C
             f"{proposer} needs a policy that scores code sequences of no item (code_level_log_prob, genrec.types.CodePolicy), got "
             f"{name_with_place(type(policy))}; use Tiger or Gpt, or another proposer"
         )
+    if getattr(getattr(policy, "specification", None), "normalization", None) == "catalog":
+        raise UsageError(
+            f"policy.normalization 'catalog' gives code sequences of no item the probability 0, but {proposer} compares theirs; "
+            "set policy.normalization codes"
+        )
     return policy
