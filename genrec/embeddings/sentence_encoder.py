@@ -15,11 +15,11 @@ import numpy as np
 from genrec.embeddings.content_hashes import content_hash
 from genrec.embeddings.mean_fill import fill_with_mean
 from genrec.embeddings.sentence_model import SentenceModel, folder_of, library_versions
+from genrec.embeddings.text_columns import check_columns, joined_texts
 from genrec.embeddings.vector_chunks import read_chunk, write_chunk
 from genrec.errors import InputError, UsageError
 from genrec.progress import Progress
 from genrec.store import NOT_IN_KEY, describe, hash_of
-from genrec.types import NO_TEXT
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -56,13 +56,11 @@ class SentenceEncoder:
         object.__setattr__(self, "model", self.model if is_hub_name else str(Path.cwd() / Path(self.model).expanduser()))
         if not self._model.strip():
             raise UsageError("SentenceEncoder.model must name a folder or a model on the hub, got ''")
-        if not self.columns or isinstance(self.columns, str):
-            raise UsageError(f'SentenceEncoder.columns must name at least one column, as in ("title", "text"), got {self.columns!r}')
+        check_columns(self)
         for name in ("dim", "max_seq_length", "batch_size", "chunk_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"SentenceEncoder.{name} must be at least 1, got {value}")
-        object.__setattr__(self, "columns", tuple(self.columns))  # a list and a tuple give the same key
 
     def fingerprint(self, root: Path) -> str:
         """Return a hash of the model's folder, or its name and revision."""
@@ -88,11 +86,7 @@ class SentenceEncoder:
 
     def texts(self, items: DataFrame) -> list[str]:
         """Return the text of each item, "" if it has none."""
-        absent = [name for name in self.columns if name not in items]
-        if absent:
-            raise InputError(f"SentenceEncoder needs the items' columns {absent}, got the columns {list(items.columns)}")
-        cells = [items[name].fillna("").astype(str).tolist() for name in self.columns]
-        return [self.separator.join(cell for cell in row if cell.strip() not in ("", NO_TEXT)) for row in zip(*cells, strict=True)]
+        return joined_texts(items, self.columns, self.separator, "SentenceEncoder")
 
     def _encode(self, items: DataFrame, folder: Path | None) -> ndarray:
         texts = self.texts(items)

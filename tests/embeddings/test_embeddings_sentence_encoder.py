@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from genrec.data.catalog import NO_TEXT as CATALOG_PLACEHOLDER
 from genrec.embeddings import Concatenated, SentenceEncoder, TfidfSvd, check_vectors
-from genrec.embeddings.sentence_encoder import NO_TEXT
+from genrec.embeddings.text_columns import NO_TEXT
 from genrec.errors import InputError, NetworkError, ResourceError, UsageError
 from genrec.store import describe, hash_of
 from genrec.types import ResumableEncoder

@@ -15,8 +15,10 @@ import pytest
 
 from genrec.embeddings import TfidfSvd, check_vectors
 from genrec.errors import InputError, UsageError
+from genrec.store import describe, hash_of
 from genrec.types import NO_TEXT, ItemEncoder
 
+ROOT = Path.cwd()  # of paths in keys; the encoder has none
 NO_INTERACTIONS = pd.DataFrame({"user": [], "item": []})
 TITLES = ["rose hand cream", "rose face cream", "hand cream", "steel hair clip", "hair clip gold", "steel clip"]
 
@@ -112,7 +114,7 @@ def test_texts_without_a_common_word_are_an_error_in_the_words_of_the_specificat
 
 
 def test_a_table_without_text_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"column 'text'.*\['item'\]"):
+    with pytest.raises(InputError, match=r"columns \['text'\].*\['item'\]"):
         TfidfSvd().encode(pd.DataFrame({"item": ["a"]}), NO_INTERACTIONS)
 
 
@@ -146,3 +148,32 @@ def test_the_placeholder_of_the_catalog_is_no_text() -> None:
         vectors = TfidfSvd(dim=3).encode(pd.DataFrame({"text": [*texts, NO_TEXT, NO_TEXT]}), pd.DataFrame())
     mean = vectors[:4].mean(0)
     np.testing.assert_allclose(vectors[4:], np.stack([mean / np.linalg.norm(mean)] * 2), atol=1e-6)
+
+
+def test_the_texts_of_the_named_columns_are_joined() -> None:
+    """The vectors are those of a catalog with the joined texts; empty cells add nothing, and a list gives the key of a tuple."""
+    catalog = pd.DataFrame(
+        {
+            "text": ["x", "y", "z", "w"],
+            "title": ["red lip stick", "blue lip stick", "red nail file", "blue nail file"],
+            "brand": ["acme", None, "", "acme"],
+        }
+    )
+    joined = pd.DataFrame({"text": ["red lip stick acme", "blue lip stick", "red nail file", "blue nail file acme"]})
+    found = TfidfSvd(dim=3, columns=["title", "brand"])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.encode(catalog, NO_INTERACTIONS), TfidfSvd(dim=3).encode(joined, NO_INTERACTIONS))
+    assert hash_of(describe(found, ROOT)) == hash_of(describe(TfidfSvd(dim=3, columns=("title", "brand")), ROOT))
+    assert describe(TfidfSvd(), ROOT) == describe(TfidfSvd(columns=("text",)), ROOT)
+    assert "columns" not in str(describe(TfidfSvd(), ROOT))  # artifacts that are older than the field keep their keys
+
+
+def test_columns_that_are_missing_or_none_are_refused() -> None:
+    catalog = pd.DataFrame({"text": ["a b", "b c"]})
+    with pytest.raises(InputError, match=r"TfidfSvd needs the items' columns \['title'\], got the columns \['text'\]"):
+        TfidfSvd(columns=("title",)).encode(catalog, NO_INTERACTIONS)
+    with pytest.raises(UsageError, match=r'TfidfSvd\.columns must name at least one column, as in \("title", "text"\), got \(\)'):
+        TfidfSvd(columns=())
+    with pytest.raises(UsageError, match=r"TfidfSvd\.columns must name at least one column.*got 'title'"):
+        TfidfSvd(columns="title")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"the 2 items have no text: .* or give items a `title` or `brand` column"):
+        TfidfSvd(columns=("title", "brand")).encode(pd.DataFrame({"title": ["", None], "brand": [None, " "]}), NO_INTERACTIONS)
