@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec import process_group
 from genrec.errors import UsageError
 from genrec.plugin_source import components
 from genrec.preference.losses.log_ratios import (
@@ -49,8 +50,8 @@ class KTO:
 
     @property
     def needs(self) -> LossNeeds:
-        """Mismatched pairs, which training also scores, and with `paired` a positive in every row."""
-        return LossNeeds(mismatched=True, positive=self.paired)
+        """Mismatched pairs, which training also scores, the rows of all processes, and with `paired` a positive in every row."""
+        return LossNeeds(mismatched=True, positive=self.paired, batch=True)
 
     def __post_init__(self) -> None:
         check_scheduled(self, "beta", 0, above=True)
@@ -84,6 +85,8 @@ def check_mismatched_pairs(examples: int, batch_size: int, steps: int, parts: in
     Batches are consecutive parts of a shuffled epoch, so the last one holds the remainder of `examples` / `batch_size`. Each is cut
     into `parts` parts (`Optimization.accumulate`).
     """
+    processes = process_group.size()
+    parts = parts // processes if parts % processes == 0 else parts  # processes share a batch, and the mismatched pairs are of all
     whole, last = min(examples, batch_size) // parts, examples % batch_size
     _check_batch(whole, f"batches of {examples} training examples ({_origin(batch_size, parts)})")
     if last and last // parts < 2 and steps > examples // batch_size:
