@@ -19,6 +19,7 @@ from genrec.training.numerics import FiniteCheck
 from genrec.training.optimizer_shards import Moments, OptimizerShards
 from genrec.training.recipes import Optimization
 from genrec.training.schedule import Schedule, learning_rate
+from genrec.training.shared_state import check_processes
 from genrec.types import TrainingStep
 
 
@@ -39,6 +40,7 @@ class Training(lightning.LightningModule):
         specification: object = None,
     ) -> None:
         super().__init__()
+        check_processes(check.path, optimization.processes)
         self.policy, self.objective, self.optimization, self.plan, self.seed = policy, objective, optimization, plan, seed
         self.check, self.begin, self.specification = check, begin, specification  # that of the objective, for messages
         self.batch: Any = None  # of the step

@@ -36,7 +36,7 @@ from genrec.training.numerics import FiniteCheck
 from genrec.training.quiet_trainer import quiet_trainer, restored_signal_handlers
 from genrec.training.recipes import SFT, Align
 from genrec.training.schedule import Schedule, schedule
-from genrec.training.shared_state import check_equal, check_processes, clear_counts, collect_counts
+from genrec.training.shared_state import check_equal, clear_counts, collect_counts
 from genrec.training.time_estimate import TimeEstimate, synchronized_clock
 from genrec.types import ObjectiveState, TrainingExamples, TrainingStep
 
@@ -201,7 +201,6 @@ def train(
     Raises NumericsError if a loss, a gradient, a weight or a validation score is not finite. Such weights are never saved.
     """
     examples, path = objective.examples, "sft" if isinstance(recipe, SFT) else "align"
-    check_processes(path, recipe.optimization.processes)
     plan, selection = schedule(recipe, len(examples)), selection or Selection()
     names = partial(_user_names, examples, plan.batch_size, order_seed, user_ids)
     check = FiniteCheck(description, path, folder, names, objective.fault, names_of_plugins(recipe.objective))

@@ -33,6 +33,7 @@ class KTO:
     `undesirable_weight * (1 - s(beta (z0 - D_l)))`. The reference point `z0` is detached: the batch's mean of `lp - lp_ref` over
     mismatched pairs, at least 0. It is 0 if `LogProbs.mismatched` is None, and at the start, where policy and reference are equal.
     A mismatched pair is a history with the positive of another example of the batch, so an alignment needs batches of 2 or more.
+    Several processes (`--trainer.devices`) share a batch: its statistics are those of all their parts in a step.
 
     With `paired`, a row's loss is half the positive's plus half the mean over its negatives, which keeps the paper's balance of the
     two kinds (Eq. 9) for every K. A row without a positive or without negatives has loss 0.
