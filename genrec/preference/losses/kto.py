@@ -65,8 +65,12 @@ class KTO:
         """Raise UsageError if the batches of the alignment have one example, which leaves no mismatched pair for z0."""
         for alignment in experiment.alignments:
             if self in components(alignment):
-                size, parts = alignment.optimization.batch_size, alignment.optimization.accumulate
-                _check_batch(size // parts, "align.optimization.batch_size" if parts == 1 else _origin(size, parts))
+                optimization = alignment.optimization
+                size, parts = optimization.batch_size, optimization.accumulate
+                _check_batch(
+                    size // _parts_in_turn(parts, optimization.processes),
+                    "align.optimization.batch_size" if parts == 1 else _origin(size, parts),
+                )
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. It depends on the batch through z0 and, without `paired`, through N."""
@@ -84,18 +88,22 @@ def check_mismatched_pairs(examples: int, batch_size: int, steps: int, parts: in
     """Raise UsageError if a part of every batch has one example; warn if one of an epoch's last batch has, and training reaches it.
 
     Batches are consecutive parts of a shuffled epoch, so the last one holds the remainder of `examples` / `batch_size`. Each is cut
-    into `parts` parts (`Optimization.accumulate`).
+    into `parts` parts (`Optimization.accumulate`); those that processes compute at the same time count as one.
     """
-    processes = process_group.size()
-    parts = parts // processes if parts % processes == 0 else parts  # processes share a batch, and the mismatched pairs are of all
-    whole, last = min(examples, batch_size) // parts, examples % batch_size
+    turns = _parts_in_turn(parts, process_group.size())
+    whole, last = min(examples, batch_size) // turns, examples % batch_size
     _check_batch(whole, f"batches of {examples} training examples ({_origin(batch_size, parts)})")
-    if last and last // parts < 2 and steps > examples // batch_size:
-        place = "the last batch of each epoch" if parts == 1 else "a part of the last batch of each epoch"
+    if last and last // turns < 2 and steps > examples // batch_size:
+        place = "the last batch of each epoch" if turns == 1 else "a part of the last batch of each epoch"
         say(
             f"alignment: {place} has 1 of the {examples} examples and so no mismatched pair: the reference point "
             f"z0 (arXiv 2402.01306, Eq. 8) is 0 there; an align.optimization.batch_size other than {batch_size} avoids it"
         )
+
+
+def _parts_in_turn(parts: int, processes: int) -> int:
+    """Return the number of parts whose examples form mismatched pairs: those that processes compute at the same time are one."""
+    return parts // processes if parts % processes == 0 else parts
 
 
 def _origin(batch_size: int, parts: int) -> str:
