@@ -25,6 +25,8 @@ MEETING_TIMEOUT = timedelta(minutes=30)  # for a launcher to start all processes
 TIMEOUT = timedelta(hours=6)  # a validation of the first process, for which the others wait, may take long
 
 _strategy: Strategy = "ddp"  # of the processes that have joined
+_partners: tuple[int, ...] = ()  # of `beside`
+_groups: dict[tuple[int, ...], Any] = {}  # of torch, for partners that are not all processes
 
 
 def rank() -> int:
@@ -91,6 +93,7 @@ def joined(place: Meeting, number: int, count: int, local_number: int | None = N
         yield
     finally:
         _strategy = "ddp"
+        _groups.clear()
         dist.destroy_process_group()
 
 
@@ -216,6 +219,52 @@ def of_all(value: Value) -> list[Value]:
     found: list[Any] = [None] * size()
     dist.all_gather_object(found, value)
     return found
+
+
+@contextmanager
+def beside(ranks: Sequence[int]) -> Iterator[None]:
+    """Let this process exchange values with its partners within this context, in which all of them compute a part of the same step.
+
+    `ranks` are those of the partners, this process among them, in ascending order. All make the same exchanges in the same order.
+    """
+    global _partners  # a loss far below the training loop asks for its partners
+    _partners = tuple(ranks)
+    try:
+        yield
+    finally:
+        _partners = ()
+
+
+def partners() -> tuple[int, ...]:
+    """Return the ranks of the processes that compute a part of the same step now; outside of `beside` that of this process alone."""
+    return _partners or (rank(),)
+
+
+def sum_of_partners(values: Tensor) -> Tensor:
+    """Return the sum of detached values over the partners of this process; the values themselves where it has none."""
+    if len(partners()) == 1:
+        return values
+    found = values.detach().clone()
+    dist.all_reduce(found, group=_group_of(partners()))
+    return found
+
+
+def of_partners(value: Value) -> list[Value]:
+    """Return the values of the partners of this process, its own among them, in order of their ranks. Tensors must be on the CPU."""
+    if len(partners()) == 1:
+        return [value]
+    found: list[Any] = [None] * len(partners())
+    dist.all_gather_object(found, value, group=_group_of(partners()))
+    return found
+
+
+def _group_of(ranks: tuple[int, ...]) -> Any:
+    """Return the group of torch for these processes, None for all. Each of them makes it at its first exchange."""
+    if len(ranks) == size():
+        return None
+    if ranks not in _groups:
+        _groups[ranks] = dist.new_group(list(ranks), use_local_synchronization=True)
+    return _groups[ranks]
 
 
 def _is_joined() -> bool:

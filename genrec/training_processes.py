@@ -24,6 +24,7 @@ from genrec.engines import Future
 from genrec.engines.local_workers import LocalEngine
 from genrec.errors import UsageError, WorkerError
 from genrec.experiment import SFT, Align, Experiment
+from genrec.objectives import Supervised
 from genrec.progress import say
 from genrec.stage_tasks import Origin, Surroundings, planned_here
 from genrec.sweeps import given
@@ -59,14 +60,18 @@ def in_parts(experiment: Experiment, count: int) -> Experiment:
 
 
 def _cut(recipe: Recipe, stage: str, name: str, count: int) -> Recipe:
-    """Return the recipe of a stage of the row `name` with at least `count` parts of a step."""
+    """Return the recipe of a stage of the row `name` with at least `count` parts of a step.
+
+    The number of processes is a setting of the recipe where they share statistics of a batch: with all objectives but the likelihood.
+    """
     optimization = recipe.optimization
     if optimization.batch_size < count:
         raise UsageError(
             f"{stage}.optimization.batch_size of {name} is {optimization.batch_size}, but each of the {count} processes "
             f"needs an example of every step; set it to {count} or more, or give a smaller --trainer.devices"
         )
-    return replace(recipe, optimization=replace(optimization, accumulate=max(optimization.accumulate, count)))
+    processes = 1 if isinstance(recipe.objective, Supervised) else count
+    return replace(recipe, optimization=replace(optimization, accumulate=max(optimization.accumulate, count), processes=processes))
 
 
 @dataclass(frozen=True)

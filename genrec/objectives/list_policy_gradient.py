@@ -16,6 +16,7 @@ from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
 from genrec.objectives.advantage_check import check_list_advantages
+from genrec.objectives.batch_statistics import RowMean, means_of_batch
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.item_draws import check_draws_items, check_experiment, check_training
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
@@ -170,10 +171,13 @@ class _ListStep:
         logs = group_logs(
             JudgedGroups(mask, hits, rewards, lists.log_prob.detach(), advantages.values, terms.clipped, advantages.spread)
         )
-        surrogate, likelihood = group_mean(terms.loss, mask, advantages.spread), -lists.targets.mean()
-        logs |= {"policy_loss": surrogate.detach(), "likelihood_loss": likelihood.detach()} | self.scheduled.logs(step, mask.device)
+        means, likelihood = [RowMean(group_mean(terms.loss, mask, advantages.spread), advantages.spread)], -lists.targets.mean()
         if lists.reference is not None:
-            divergence = group_mean(k3_estimate(lists.log_prob, lists.reference), mask, mask.any(1))
+            k3 = k3_estimate(lists.log_prob, lists.reference)
+            means.append(RowMean(group_mean(k3, mask, mask.any(1)), mask.any(1)))
+        surrogate, *divergences = means_of_batch(len(mask), *means)
+        logs |= {"policy_loss": surrogate.detach(), "likelihood_loss": likelihood.detach()} | self.scheduled.logs(step, mask.device)
+        for divergence in divergences:
             logs["kl"] = divergence.detach()
             surrogate = surrogate + constant(objective, "kl") * divergence
         loss, likelihood_weight = constant(objective, "weight") * surrogate, constant(objective, "likelihood")

@@ -18,6 +18,7 @@ from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
 from genrec.objectives.advantage_check import check_advantages, check_terms
+from genrec.objectives.batch_statistics import RowMean, means_of_batch
 from genrec.objectives.checked_proposer import LISTED, CheckedProposer
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.item_draws import WITHOUT_REFERENCE
@@ -183,11 +184,17 @@ class _PolicyGradientStep:
         taking_part = taking_part & hits.any(1) if objective.gate else taking_part
         counted = taking_part & advantages.spread
         logs = group_logs(JudgedGroups(mask, hits, rewards, log_prob.detach(), advantages.values, terms.clipped, counted))
-        surrogate = group_mean(terms.loss, mask, counted, candidates.weight)
-        likelihood = -mean_likelihood(scored.targets, True, candidates.weight)
-        logs |= {"policy_loss": surrogate.detach(), "likelihood_loss": likelihood.detach()} | self.scheduled.logs(step, mask.device)
+        weight = candidates.weight
+        means = [
+            RowMean(group_mean(terms.loss, mask, counted, weight), counted, weight),
+            RowMean(-mean_likelihood(scored.targets, True, weight), None, weight),
+        ]
         if scored.reference is not None:
-            divergence = group_mean(k3_estimate(log_prob, scored.reference), mask, taking_part, candidates.weight)
+            k3 = k3_estimate(log_prob, scored.reference)
+            means.append(RowMean(group_mean(k3, mask, taking_part, weight), taking_part, weight))
+        surrogate, likelihood, *divergences = means_of_batch(len(mask), *means)
+        logs |= {"policy_loss": surrogate.detach(), "likelihood_loss": likelihood.detach()} | self.scheduled.logs(step, mask.device)
+        for divergence in divergences:
             logs["kl"] = divergence.detach()
             surrogate = surrogate + constant(objective, "kl") * divergence if objective.kl_in == "loss" else surrogate
         loss, likelihood_weight = constant(objective, "weight") * surrogate, constant(objective, "likelihood")

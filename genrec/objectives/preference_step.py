@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from genrec import plugin_errors
+from genrec import plugin_errors, process_group
 from genrec.errors import UsageError
+from genrec.objectives.batch_statistics import BatchLogProbs, RowMean, log_probs_of_batch, means_of_batch
 from genrec.objectives.checked_proposer import CheckedProposer
 from genrec.objectives.numbered_examples import NumberedBatch
 from genrec.objectives.one_negative import check_one_negative
@@ -84,8 +85,7 @@ class PreferenceStep:
         candidates = self.proposer.on_host(rows, step, number)
         if candidates is not None and self.objective.chosen == "first" and self.objective.loss.needs.positive:
             check_positives(self.objective.loss, rows, candidates, self.context.data().own_ids)
-        shift = 1 if places is None else len(places) // 2  # neighboring rows of a window batch have the same user
-        mismatched = None if self.exclusions is None else mismatched_items(rows, self.exclusions, shift)
+        mismatched = None if self.exclusions is None else mismatched_items(rows, self.exclusions, places is not None)
         number = None if self.cache is None else number
         return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates, number), number)
 
@@ -103,19 +103,28 @@ class PreferenceStep:
         if objective.chosen == "best":  # the reward decides which candidates are negatives, so a GPU is waited for
             counted, host = candidates, host._replace(target=candidates.items[:, 0].cpu())
         logs = self.state.update(host, counted) | self.scheduled.logs(step, rows.target.device)
-        count, scored = candidates.items.shape[1], self.codes.scored(candidates, prepared.mismatched)
+        count, scored = candidates.items.shape[1], self.codes.scored(candidates, self._mismatched(prepared))
         levels = scored.level_log_prob(scores)
         reference_levels = self._reference_levels(prepared, scored)
         ours, theirs = (log_probs(each, count - 1, rewards) for each in (levels, reference_levels))
+        batch = log_probs_of_batch(ours, theirs) if objective.loss.needs.batch else BatchLogProbs(ours, theirs)
         with plugin_errors.attribute_to(objective.loss, f"in step {step}"):
-            terms = objective.loss(ours, theirs)
+            terms = objective.loss(batch.policy, batch.reference)
         if not self.checked:
-            plugin_errors.check_terms(objective.loss, terms, ours)
+            plugin_errors.check_terms(objective.loss, terms, batch.policy)
             self._tell_of_other_targets(prepared.host.rows, counted)
             self.checked = True
+        terms = batch.own(terms, count - 1)
         rejected = scored.present(count)[:, 1:]  # without a mismatched item
         logs |= preference_logs(terms, levels[:, :count].detach(), reference_levels[:, :count], rejected)
         return _total(objective, terms.loss, candidates, levels[:, 0], logs)
+
+    def _mismatched(self, prepared: PreparedRows) -> Tensor | None:
+        """Return the mismatched items int64 [X]: those of the whole batch where several processes share it; None without any."""
+        if self.exclusions is None or prepared.mismatched is None or len(process_group.partners()) == 1:
+            return prepared.mismatched
+        found = mismatched_items(prepared.host.rows, self.exclusions, prepared.places is not None)
+        return found.to(prepared.mismatched.device)
 
     def _tell_of_other_targets(self, rows: SequenceBatch, candidates: Candidates) -> None:
         """Print in how many rows of the first batch the proposer prefers another item than the target, rows int64 [X] on the CPU."""
@@ -193,13 +202,17 @@ def _total(
     """
     counted, weight = candidates.rows, candidates.weight
     factor, likelihood_factor = constant(objective, "weight"), constant(objective, "likelihood")
-    mean = mean_loss(losses, counted, weight)
+    means = [RowMean(mean_loss(losses, counted, weight), counted, weight)]
+    if likelihood_factor:
+        has_positives = objective.loss.needs.positive
+        present = None if has_positives else ~chosen.isneginf().any(1)
+        means.append(RowMean(-mean_likelihood(chosen, has_positives, weight), present, weight))
+    mean, *likelihoods = means_of_batch(len(losses), *means)
     total = mean if factor == 1 else factor * mean
     logs = logs | {"preference_loss": mean.detach()}
     if counted is not None:
         logs = logs | {"preference_share": counted.float().mean()}
-    if likelihood_factor:
-        likelihood = -mean_likelihood(chosen, objective.loss.needs.positive, weight)
+    for likelihood in likelihoods:
         logs = logs | {"likelihood_loss": likelihood.detach()}
         total = total + likelihood_factor * likelihood
     return total, logs

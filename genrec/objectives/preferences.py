@@ -55,7 +55,8 @@ class Preference:
     """Prefer the first candidate of a row over the others, by a loss of log-probabilities under policy and reference.
 
     The loss of a step is `weight * (mean of the preference loss) + likelihood * NLL`. The mean is over the rows with a preference:
-    all, unless the proposer has a gate. Rows of a file may have weights, which both means use. NLL is
+    all, unless the proposer has a gate. Rows of a file may have weights, which both means use. Where several processes compute parts
+    of a step at the same time, the means are over the rows of all these parts. NLL is
     the mean of -log p(code) over all rows and levels of the first candidate, the logged item for all proposers but files. Weights, and
     the settings of the loss that take a schedule (`genrec.preference.schedules`), have their value of the step.
     """

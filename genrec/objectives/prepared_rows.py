@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from genrec.errors import InputError
+from genrec.objectives.batch_statistics import neighbors_of_batch
 from genrec.own_ids import OwnIds, name_item, name_user
 from genrec.preference.exclusions import Exclusions
 from genrec.types import Candidates, PreferenceLoss, SequenceBatch, WindowBatch
@@ -104,11 +105,11 @@ def mean_likelihood(chosen: Tensor, has_positives: bool, weight: Tensor | None) 
     return mean_loss(rows.mean(1), present, weight)
 
 
-def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1) -> Tensor:
-    """Return the positive of the row `shift` places before, int64 [X], 0 where both positives share a Semantic ID.
+def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, halves: bool = False) -> Tensor:
+    """Return the positive of the row before in the batch, int64 [X], 0 where both positives share a Semantic ID. Rows are on the CPU.
 
-    KTO uses these mismatched pairs as its baseline.
+    KTO uses these mismatched pairs as its baseline. With `halves` it is the row that is half a batch before.
     """
-    other = rows.target.roll(shift)
+    other = neighbors_of_batch(rows.target, halves)
     same = exclusions.shares_semantic_id(rows, other.unsqueeze(1)).squeeze(1)
     return other.masked_fill(same, 0)

@@ -19,6 +19,7 @@ from genrec.training.numerics import FiniteCheck
 from genrec.training.optimizer_shards import Moments, OptimizerShards
 from genrec.training.recipes import Optimization
 from genrec.training.schedule import Schedule, learning_rate
+from genrec.training.shared_state import check_processes
 from genrec.types import TrainingStep
 
 
@@ -39,6 +40,7 @@ class Training(lightning.LightningModule):
         specification: object = None,
     ) -> None:
         super().__init__()
+        check_processes(check.path, optimization.processes)
         self.policy, self.objective, self.optimization, self.plan, self.seed = policy, objective, optimization, plan, seed
         self.check, self.begin, self.specification = check, begin, specification  # that of the objective, for messages
         self.batch: Any = None  # of the step
@@ -81,8 +83,11 @@ class Training(lightning.LightningModule):
             if begin is not None:
                 begin(self.step)
         optimizer.zero_grad()
-        self.parts = [(part, share) for part, share in with_shares(parts) if part.batch is not None]
-        self.logged = [PartLog(part.number, share, self._backward(part, share)) for part, share in self.parts]
+        shares = with_shares(parts)
+        self.parts = [(part, share) for part, share in shares if part.batch is not None]
+        self.logged = [
+            PartLog(part.number, share, self._backward(part, share, ranks_beside(part, shares))) for part, share in self.parts
+        ]
         norm = self._add_up_gradients()
         loss = mean_of(self.logged, "loss") if self.logged else torch.zeros_like(norm)  # 0: other processes have all the parts
         self.check.add(self.step, loss, norm, self._find_source)
@@ -107,9 +112,10 @@ class Training(lightning.LightningModule):
         torch.manual_seed(seed_of(self.seed, "dropout", step))
         return self.objective.loss(part.batch, step)
 
-    def _backward(self, part: Part, share: float) -> dict[str, Tensor]:
-        """Add the gradient of a part's loss, and return the metrics to log."""
-        found = self._loss(part)
+    def _backward(self, part: Part, share: float, ranks: Sequence[int]) -> dict[str, Tensor]:
+        """Add the gradient of a part's loss, and return the metrics to log. `ranks` are those of `ranks_beside`."""
+        with process_group.beside(ranks):
+            found = self._loss(part)
         plugin_errors.check_step(found, self.step, self.specification)
         loss, logs = found
         with torch.autocast(loss.device.type, enabled=False):
@@ -142,6 +148,12 @@ def with_shares(parts: Sequence[Part]) -> list[tuple[Part, float]]:
     """Return the parts that have targets, each with its share of the step's targets; all parts alike where none has."""
     total = sum(part.targets for part in parts)
     return [(part, part.targets / total) for part in parts if part.targets] if total else [(part, 1 / len(parts)) for part in parts]
+
+
+def ranks_beside(part: Part, shares: Sequence[tuple[Part, float]]) -> list[int]:
+    """Return the ranks of the processes that compute a part of `shares` at the same time as this part, its own process among them."""
+    size = process_group.size()
+    return [each.number % size for each, _ in shares if each.number // size == part.number // size]
 
 
 def mean_logs(parts: Sequence[PartLog]) -> dict[str, Tensor]:

@@ -28,11 +28,17 @@ class Optimization:
     so that a step takes the memory of a part. Each part's loss counts by its number of targets. Where the loss of a batch is a mean
     over its targets, the sum is the gradient of the whole batch. What compares examples does so within a part: in-batch negatives, the
     reference point of `KTO`, the mean over the rows that pass a gate.
+
+    With `processes` above 1 so many processes compute parts at the same time. The reference point of `KTO` and the means over the rows
+    that pass a gate or have a preference are those of all these parts, and so of the whole batch if each process has one. In-batch
+    negatives stay within a part, as do the views of `ViewContrast`, the level weights of `PrefixContrast` and the whitened advantages
+    of `ProximalPolicy`. The likelihood alone depends on the parts only, so its number of processes stays 1.
     """
 
     max_steps: int | None = None  # optimizer steps, at least 1; None: 40 epochs, at least 500 and at most 20,000 steps
     batch_size: int  # examples per step, at least 1
     accumulate: int = field(default=1, metadata=NEW_IN_KEY)  # parts of a step, 1 to batch_size; their gradients are added up
+    processes: int = field(default=1, metadata=NEW_IN_KEY)  # that compute parts at the same time; `--trainer.devices` sets it
     learning_rate: float | None = None  # peak learning rate, reached at the end of the warm-up; None: by the number of steps
     warmup_steps: int | None = 0  # steps of linear warm-up, at least 0; None: 5 % of the steps, at most 1,000
     weight_decay: float = 0.0  # AdamW's decoupled weight decay, at least 0
@@ -42,11 +48,16 @@ class Optimization:
 
     def __post_init__(self) -> None:
         check_types(self, "optimization")
-        check_at_least(self, "optimization", 1, *_chosen(self, "max_steps"), "batch_size", "accumulate")
+        check_at_least(self, "optimization", 1, *_chosen(self, "max_steps"), "batch_size", "accumulate", "processes")
         if self.accumulate > self.batch_size:
             raise UsageError(
                 f"optimization.accumulate must be at most optimization.batch_size = {self.batch_size}, because each part has at least "
                 f"one example, got {self.accumulate}"
+            )
+        if self.processes > self.accumulate:
+            raise UsageError(
+                f"optimization.processes must be at most optimization.accumulate = {self.accumulate}, the number of parts, got "
+                f"{self.processes}; --trainer.devices sets both"
             )
         if self.decay_steps is not None and (self.max_steps is None or self.decay_steps < self.max_steps):
             raise UsageError(

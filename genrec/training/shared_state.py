@@ -42,5 +42,14 @@ def check_equal(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
+def check_processes(path: str, expected: int) -> None:
+    """Raise UsageError if the recipe at `path` is for another number of processes (`Optimization.processes`) than train."""
+    if expected not in (1, process_group.size()):
+        raise UsageError(
+            f"{path}.optimization.processes is {expected}, but the number of processes that train is {process_group.size()}; leave it "
+            f"at 1, and add --trainer.devices {expected} for so many processes, which sets it"
+        )
+
+
 def _hash(value: Tensor) -> str:
     return hashlib.sha256(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()

@@ -204,6 +204,7 @@ class LossNeeds(NamedTuple):
     mismatched: bool = False  # `LogProbs.mismatched`
     rewards: bool = False  # `LogProbs.rewards`
     positive: bool = True  # a positive in every row; False: the loss also learns from rows with negatives alone
+    batch: bool = False  # the rows of all processes that share a batch, for statistics of the batch
 
 
 @runtime_checkable

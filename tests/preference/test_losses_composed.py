@@ -234,12 +234,12 @@ class NeedsBoth:
     ("loss", "needs"),
     [
         (DPO(), LossNeeds()),
-        (KTO(), LossNeeds(mismatched=True)),
-        (KTO(paired=False), LossNeeds(mismatched=True, positive=False)),
+        (KTO(), LossNeeds(mismatched=True, batch=True)),
+        (KTO(paired=False), LossNeeds(mismatched=True, positive=False, batch=True)),
         (RosePO(), LossNeeds()),
         (RecPO(), LossNeeds(rewards=True)),
-        (Anchored(KTO(paired=False)), LossNeeds(mismatched=True, positive=False)),
-        (Smoothed(KTO(paired=False)), LossNeeds(mismatched=True)),  # without a positive there is no pair
+        (Anchored(KTO(paired=False)), LossNeeds(mismatched=True, positive=False, batch=True)),
+        (Smoothed(KTO(paired=False)), LossNeeds(mismatched=True, batch=True)),  # without a positive there is no pair
         (LevelWeighted(RecPO()), LossNeeds(rewards=True)),
         (Anchored(NeedsBoth()), LossNeeds(mismatched=True, rewards=True, positive=False)),
         (Anchored(Smoothed(NeedsBoth())), LossNeeds(mismatched=True, rewards=True)),

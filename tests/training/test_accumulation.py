@@ -19,6 +19,7 @@ from pandas.testing import assert_frame_equal
 from torch import Tensor
 from trainings import RECIPE, constant, fine_tune, likelihood, policy, train, training_examples
 
+from genrec import process_group
 from genrec.data.examples import windows
 from genrec.errors import Stopped, UsageError
 from genrec.preference.losses import DPO, KTO, SoftmaxDPO
@@ -145,7 +146,7 @@ def test_a_number_of_parts_that_does_not_fit_is_refused(accumulate: int) -> None
         Optimization(batch_size=16, accumulate=accumulate)
 
 
-def test_kto_needs_two_examples_in_each_part(capsys: pytest.CaptureFixture[str]) -> None:
+def test_kto_needs_two_examples_in_each_part(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """z0 pairs a history with the positive of another example of the part. 100 examples in batches of 16 leave 4 in the last."""
     with pytest.raises(UsageError, match=r"batch_size 16, align\.optimization\.accumulate 16"):
         check_mismatched_pairs(100, 16, steps=7, parts=16)
@@ -154,6 +155,10 @@ def test_kto_needs_two_examples_in_each_part(capsys: pytest.CaptureFixture[str])
     check_mismatched_pairs(100, 16, steps=7, parts=4)
     assert "a part of the last batch of each epoch has 1 of the 100 examples" in capsys.readouterr().err
     assert alignment(loss=KTO(), accumulate=2).optimization.part_size == 16
+    monkeypatch.setattr(process_group, "size", lambda: 8)  # two parts one after the other, each of eight processes
+    check_mismatched_pairs(100, 16, steps=6, parts=16)
+    with pytest.raises(UsageError, match="got 1 from"):  # the last of 12 parts is that of a process alone
+        check_mismatched_pairs(100, 12, steps=6, parts=12)
     assert alignment(loss=DPO(), num_negatives=1).objective != alignment(loss=SoftmaxDPO()).objective
 
 

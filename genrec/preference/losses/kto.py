@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec import process_group
 from genrec.errors import UsageError
 from genrec.plugin_source import components
 from genrec.preference.losses.log_ratios import (
@@ -32,6 +33,7 @@ class KTO:
     `undesirable_weight * (1 - s(beta (z0 - D_l)))`. The reference point `z0` is detached: the batch's mean of `lp - lp_ref` over
     mismatched pairs, at least 0. It is 0 if `LogProbs.mismatched` is None, and at the start, where policy and reference are equal.
     A mismatched pair is a history with the positive of another example of the batch, so an alignment needs batches of 2 or more.
+    Several processes (`--trainer.devices`) share a batch: its statistics are those of all their parts in a step.
 
     With `paired`, a row's loss is half the positive's plus half the mean over its negatives, which keeps the paper's balance of the
     two kinds (Eq. 9) for every K. A row without a positive or without negatives has loss 0.
@@ -49,8 +51,8 @@ class KTO:
 
     @property
     def needs(self) -> LossNeeds:
-        """Mismatched pairs, which training also scores, and with `paired` a positive in every row."""
-        return LossNeeds(mismatched=True, positive=self.paired)
+        """Mismatched pairs, which training also scores, the rows of all processes, and with `paired` a positive in every row."""
+        return LossNeeds(mismatched=True, positive=self.paired, batch=True)
 
     def __post_init__(self) -> None:
         check_scheduled(self, "beta", 0, above=True)
@@ -63,8 +65,12 @@ class KTO:
         """Raise UsageError if the batches of the alignment have one example, which leaves no mismatched pair for z0."""
         for alignment in experiment.alignments:
             if self in components(alignment):
-                size, parts = alignment.optimization.batch_size, alignment.optimization.accumulate
-                _check_batch(size // parts, "align.optimization.batch_size" if parts == 1 else _origin(size, parts))
+                optimization = alignment.optimization
+                size, parts = optimization.batch_size, optimization.accumulate
+                _check_batch(
+                    size // _parts_in_turn(parts, optimization.processes),
+                    "align.optimization.batch_size" if parts == 1 else _origin(size, parts),
+                )
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. It depends on the batch through z0 and, without `paired`, through N."""
@@ -82,16 +88,22 @@ def check_mismatched_pairs(examples: int, batch_size: int, steps: int, parts: in
     """Raise UsageError if a part of every batch has one example; warn if one of an epoch's last batch has, and training reaches it.
 
     Batches are consecutive parts of a shuffled epoch, so the last one holds the remainder of `examples` / `batch_size`. Each is cut
-    into `parts` parts (`Optimization.accumulate`).
+    into `parts` parts (`Optimization.accumulate`); those that processes compute at the same time count as one.
     """
-    whole, last = min(examples, batch_size) // parts, examples % batch_size
+    turns = _parts_in_turn(parts, process_group.size())
+    whole, last = min(examples, batch_size) // turns, examples % batch_size
     _check_batch(whole, f"batches of {examples} training examples ({_origin(batch_size, parts)})")
-    if last and last // parts < 2 and steps > examples // batch_size:
-        place = "the last batch of each epoch" if parts == 1 else "a part of the last batch of each epoch"
+    if last and last // turns < 2 and steps > examples // batch_size:
+        place = "the last batch of each epoch" if turns == 1 else "a part of the last batch of each epoch"
         say(
             f"alignment: {place} has 1 of the {examples} examples and so no mismatched pair: the reference point "
             f"z0 (arXiv 2402.01306, Eq. 8) is 0 there; an align.optimization.batch_size other than {batch_size} avoids it"
         )
+
+
+def _parts_in_turn(parts: int, processes: int) -> int:
+    """Return the number of parts whose examples form mismatched pairs: those that processes compute at the same time are one."""
+    return parts // processes if parts % processes == 0 else parts
 
 
 def _origin(batch_size: int, parts: int) -> str:
