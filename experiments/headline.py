@@ -7,7 +7,8 @@
     genrec run experiments/headline.py:toys_digits_only  # the rows of `digits_only` on Toys, its recipe unchanged, five seeds
     genrec run experiments/headline.py:toys_gate_alone  # its rows, and the likelihood of the gate's rows without negatives
     genrec run experiments/headline.py:unrotated        # the rows of `digits_only` after digits without OPQ's rotation
-    genrec run experiments/headline.py:toys_unrotated   # the same on Toys, its recipe unchanged
+    genrec run experiments/headline.py:warm             # the same with ten times the temperature
+    genrec run experiments/headline.py:toys_warm        # the rows of `warm` on Toys, its recipe unchanged
     genrec run experiments/headline.py:toys_policies    # RPG beside SASRec on Toys, with and without a score for items of the history
     genrec run experiments/headline.py:tiger_beauty   # TIGER on Beauty, four rows, three seeds (one without a CUDA device: --seeds 1)
     genrec run experiments/headline.py:beauty_filtered   # the rows of `beauty` with seen items filtered, nothing is trained again
@@ -15,8 +16,8 @@
 MovieLens: see experiments/movielens_tables.py. `--source.path` names a local copy of the data; of Toys it may be your own tables:
 `--source Frames --source.interactions FILE --source.items FILE`. Rows that are finished are not run again, and an interrupted run is
 resumed, so that a table may be run in parts. The tests of the endpoint and of the other rows (`toys_filtered`,
-`digits_only_filtered`, `unrotated_filtered`, `toys_unrotated_filtered`, `toys_digits_only_filtered` and `tiger_beauty_filtered` exist
-too; names of filtered rows end in `-filtered`):
+`digits_only_filtered`, `unrotated_filtered`, `warm_filtered`, `toys_warm_filtered`, `toys_digits_only_filtered` and
+`tiger_beauty_filtered` exist too; names of filtered rows end in `-filtered`):
 
     genrec compare beauty-rpg-continued-long beauty-rpg-gated-long --reference beauty-rpg-continued-long
     genrec compare beauty-rpg-continued beauty-rpg-dpo ... --reference beauty-rpg-continued
@@ -38,8 +39,9 @@ its new row was run: NDCG@10 on test, seen items kept, of `gated-long` against `
 the likelihood of the rows that the gate lets through in place of S-DPO; five seeds, a family of one. `digits_gate_alone` is the same
 on Beauty.
 
-`unrotated` and `toys_unrotated` repeat the endpoint after a stronger SFT policy, which was chosen on validation (seed 0): NDCG@10 on
-test, seen items kept, of `gated-long` against `continued-long`, five seeds, a family of one each, named before an aligned row was run.
+`unrotated`, `warm` and `toys_warm` repeat the endpoint after stronger SFT policies, which were chosen on validation (seed 0): NDCG@10
+on test, seen items kept, of `gated-long` against `continued-long`, five seeds, a family of one each, named before an aligned row was
+run. The filtered lists of the last two name another one: SFT and `gated-long` against SASRec, seen items filtered.
 
 Endpoints of `toys_policies`, named before any of its rows was run: NDCG@10 on test, seen items kept, of RPG against SASRec, without
 and with the learned score for items of the history in both, and of the rows of `toys_digits_only`, which were known, against SASRec;
@@ -202,10 +204,17 @@ def unrotated() -> list[Experiment]:
     return seeds([sasrec(base), base, *longer(base, 380), gate_alone(base)])
 
 
-@endpoint("toys-rpg-32-unrotated-gated-long", reference="toys-rpg-32-unrotated-continued-long")
-def toys_unrotated() -> list[Experiment]:
-    """Return the rows of `unrotated` on Toys, their recipe unchanged."""
-    base = on_toys(parallel.unrotated_digits())
+@endpoint("beauty-rpg-warm-gated-long", reference="beauty-rpg-warm-continued-long")
+def warm() -> list[Experiment]:
+    """Return the rows of `unrotated` after digits with ten times the temperature."""
+    base = parallel.warm_digits()
+    return seeds([sasrec(base), base, *longer(base, 380), gate_alone(base)])
+
+
+@endpoint("toys-rpg-warm-gated-long", reference="toys-rpg-warm-continued-long")
+def toys_warm() -> list[Experiment]:
+    """Return the rows of `warm` on Toys, their recipe unchanged."""
+    base = on_toys(parallel.warm_digits())
     return seeds([sasrec(base), base, *longer(base, 380), gate_alone(base)])
 
 
@@ -253,9 +262,18 @@ def unrotated_filtered() -> list[Experiment]:
     return filtered(unrotated())
 
 
-def toys_unrotated_filtered() -> list[Experiment]:
-    """Return the rows of `toys_unrotated` with seen items filtered."""
-    return filtered(toys_unrotated())
+@endpoint("beauty-rpg-warm-sft-filtered", reference="beauty-sasrec-filtered")
+@endpoint("beauty-rpg-warm-gated-long-filtered", reference="beauty-sasrec-filtered")
+def warm_filtered() -> list[Experiment]:
+    """Return the rows of `warm` with seen items filtered."""
+    return filtered(warm())
+
+
+@endpoint("toys-rpg-warm-sft-filtered", reference="toys-sasrec-filtered")
+@endpoint("toys-rpg-warm-gated-long-filtered", reference="toys-sasrec-filtered")
+def toys_warm_filtered() -> list[Experiment]:
+    """Return the rows of `toys_warm` with seen items filtered."""
+    return filtered(toys_warm())
 
 
 def toys_digits_only_filtered() -> list[Experiment]:

@@ -69,7 +69,7 @@ def rpg(split: str = "liked") -> Experiment:
         split=SPLITS[split],
         embed=Collaborative(dim=64),
         tokenize=Tokenize(quantizer=ProductQuantizer(num_levels=16, codebook_size=64)),
-        policy=RPG(dropout=0.5, item_embedding=True),
+        policy=RPG(dropout=0.5, temperature=0.07, item_embedding=True),
         sft=SFT(
             objective=on_policy.WINDOWS,
             optimization=Optimization(max_steps=2_880, batch_size=128, learning_rate=2e-3),

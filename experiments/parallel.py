@@ -4,6 +4,7 @@
     genrec run experiments/parallel.py:beauty     # SFT, the control and on-policy S-DPO, five seeds each, beside the baselines
     genrec run experiments/parallel.py:more_digits  # 32 digits, with and without item embeddings
     genrec run experiments/parallel.py:unrotated_digits  # 32 digits without OPQ's rotation; unrotated_sft: with item embeddings
+    genrec run experiments/parallel.py:warm_digits  # the same with ten times the temperature, which is far better
     genrec run experiments/parallel.py:repeats      # with a learned score for items of the history, beside SASRec with the same
     genrec run experiments/parallel.py:parts        # what digits, item embeddings, codes and the likelihood are worth
     genrec run experiments/parallel.py:two_texts --embed.encoders.1.model FOLDER  # a second view of the text, by a sentence model
@@ -48,12 +49,12 @@ EPOCH = 190  # steps of 128 windows
 
 def sft() -> Experiment:
     """Return RPG with item embeddings beside 16 digits: 20 epochs, the best of them on validation is kept."""
-    return replace(trained(20, RPG(dropout=0.5, item_embedding=True)), name="beauty-rpg-sft")
+    return replace(trained(20, RPG(dropout=0.5, temperature=0.07, item_embedding=True)), name="beauty-rpg-sft")
 
 
 def digits_only() -> Experiment:
     """Return RPG without item embeddings, with dropout 0.3 and 30 epochs, not tuned."""
-    return replace(trained(30, RPG(dropout=0.3)), name="beauty-rpg-digits-sft")
+    return replace(trained(30, RPG(dropout=0.3, temperature=0.07)), name="beauty-rpg-digits-sft")
 
 
 def trained(epochs: int, policy: RPG) -> Experiment:
@@ -107,13 +108,20 @@ def more_digits() -> list[Experiment]:
 
 def plain_digits() -> Experiment:
     """Return RPG with 32 digits without item embeddings, with dropout 0.2 and 24 epochs."""
-    return replace(trained(24, RPG(dropout=0.2)), name="beauty-rpg-32-digits-only-sft", tokenize=digits(32).tokenize)
+    base = trained(24, RPG(dropout=0.2, temperature=0.07))
+    return replace(base, name="beauty-rpg-32-digits-only-sft", tokenize=digits(32).tokenize)
 
 
 def unrotated_digits() -> Experiment:
     """Return `plain_digits` with product quantization of the vectors as they are, without OPQ's rotation."""
     quantizer = ProductQuantizer(num_levels=32, codebook_size=256, rotation=False)
     return replace(plain_digits(), name="beauty-rpg-32-unrotated-sft", tokenize=Tokenize(quantizer=quantizer))
+
+
+def warm_digits() -> Experiment:
+    """Return 32 digits without OPQ's rotation and ten times the temperature, with dropout 0.2 and 20 epochs."""
+    base = trained(20, RPG(dropout=0.2, temperature=0.7))
+    return replace(base, name="beauty-rpg-warm-sft", tokenize=unrotated_digits().tokenize)
 
 
 def unrotated_sft() -> Experiment:
@@ -160,10 +168,8 @@ def paper() -> Experiment:
 
 
 def short() -> Experiment:
-    """Return `unrotated_digits` with eight epochs and dropout 0.1, which learns fastest in that time: the reference of `parts`."""
-    base = unrotated_digits()
-    assert isinstance(base.policy, RPG)
-    return replace(base, name="beauty-rpg-short", policy=replace(base.policy, dropout=0.1), sft=trained(8, RPG()).sft)
+    """Return `warm_digits` with eight epochs and dropout 0.1, which learns fastest in that time: the reference of `parts`."""
+    return replace(trained(8, RPG(dropout=0.1, temperature=0.7)), name="beauty-rpg-short", tokenize=warm_digits().tokenize)
 
 
 def parts() -> list[Experiment]:
@@ -174,15 +180,23 @@ def parts() -> list[Experiment]:
     assert isinstance(tokenize, Tokenize)
     assert isinstance(tokenize.quantizer, ProductQuantizer)
     changes: dict[str, dict[str, Any]] = {
-        "own-softmax": {"policy": replace(rpg, normalization="digits")},
+        "tenth-of-temperature": {"policy": replace(rpg, temperature=0.07)},
+        "half-of-temperature": {"policy": replace(rpg, temperature=0.35)},
+        "own-softmax": {"policy": replace(rpg, normalization="digits", temperature=0.07)},
+        "items": {"policy": replace(rpg, item_embedding=True)},
         "opq": {"tokenize": Tokenize(quantizer=replace(tokenize.quantizer, rotation=True))},
         "random": {"tokenize": Tokenize(quantizer=RandomCodes(num_levels=32, codebook_size=256))},
-        "rqkmeans": {"tokenize": Tokenize(quantizer=RQKMeans())},
+        "rqkmeans": {"tokenize": Tokenize(quantizer=RQKMeans()), "policy": replace(rpg, temperature=None)},
         "text": {"embed": TfidfSvd(dim=256)},
         "interactions": {"embed": Collaborative(dim=64)},
-        "16-digits": {"tokenize": Tokenize(quantizer=replace(tokenize.quantizer, num_levels=16))},
-        "64-digits": {"tokenize": Tokenize(quantizer=replace(tokenize.quantizer, num_levels=64))},
-        "items": {"policy": replace(rpg, item_embedding=True)},
+        "16-digits": {
+            "tokenize": Tokenize(quantizer=replace(tokenize.quantizer, num_levels=16)),
+            "policy": replace(rpg, temperature=0.35),
+        },
+        "64-digits": {
+            "tokenize": Tokenize(quantizer=replace(tokenize.quantizer, num_levels=64)),
+            "policy": replace(rpg, temperature=1.4),
+        },
         "three-layers": {"policy": replace(rpg, num_layers=3)},
         "windows-of-50": {"history_length": 50},
         "sampled": {"policy": replace(rpg, loss=SampledSoftmax(num_negatives=1_024, log_q=True))},

@@ -60,7 +60,7 @@ class RPG:
     num_layers: int = 2  # blocks of attention and feed-forward
     num_heads: int = 4  # attention heads, a divisor of d_model
     dropout: float = 0.1  # rate, in [0, 1)
-    temperature: float = 0.07  # divides the cosine of head and embedding, above 0; 0.03 in the paper
+    temperature: float | None = None  # divides the cosines of heads and embeddings, above 0; None: see `divisor`
     normalization: Literal["catalog", "digits"] = "catalog"  # one softmax over all items, or one over the values of each digit
     item_embedding: bool = False  # an embedding per item beside those of its digits, in input and output; needs "catalog"
     recency_positions: int = 50  # distances in items with an attention bias each, larger ones share the last
@@ -73,7 +73,7 @@ class RPG:
         if self.d_model % self.num_heads:
             raise UsageError(f"policy.num_heads must divide policy.d_model, got {self.num_heads} and {self.d_model}")
         check_dropout(self.dropout, "policy")
-        if not 0 < self.temperature < float("inf"):
+        if self.temperature is not None and not 0 < self.temperature < float("inf"):
             raise UsageError(f"policy.temperature must be above 0 and finite, got {self.temperature}")
         if self.loss is not None and (isinstance(self.loss, type) or not isinstance(self.loss, ItemLoss)):
             raise UsageError(f"policy.loss must be None (the likelihood), GBCE(...) or SampledSoftmax(...), got {given(self.loss)}")
@@ -85,6 +85,16 @@ class RPG:
                 )
         if self.repeat_score and self.loss is not None:
             raise UsageError("policy.repeat_score is learned by the softmax over the catalog; set policy.loss None")
+
+    def divisor(self, digits: int) -> float:
+        """Return the temperature for Semantic IDs of this number of digits.
+
+        The softmax over the catalog sums the digits' cosines, so its temperature grows with their number: None is 0.02 for each
+        digit, chosen on validation (experiments/results/parallel.md). With the digits' own softmax None is 0.03, the paper's.
+        """
+        if self.temperature is not None:
+            return self.temperature
+        return 0.02 * digits if self.normalization == "catalog" else 0.03
 
     def scores_whole_items(self) -> bool:
         """Return whether the policy scores an item as one code; see `genrec.types.WholeItemSpecification`."""

@@ -317,6 +317,19 @@ def test_rows_of_windows_know_the_exact_rank_of_the_target(name: str) -> None:
     assert levels.requires_grad
 
 
+def test_without_a_temperature_it_follows_the_number_of_digits_that_a_score_sums() -> None:
+    """Scores of 3 digits are sums of cosines over 0.06, and one digit's over the paper's 0.03 where digits have their own softmax."""
+    ids = catalog(ITEMS)
+    spec = RPG(**(SMALL | {"temperature": None}))
+    assert spec.divisor(32) == pytest.approx(0.64)
+    default, same = build(spec, ids), build(RPG(**(SMALL | {"temperature": 0.02 * ids.levels})), ids)
+    history, items = histories(3, 5, ITEMS), every_item(3)
+    assert torch.equal(default.log_prob(history, items), same.log_prob(history, items))
+    own = RPG(**(SMALL | {"temperature": None}), normalization="digits")
+    paper = build(replace(own, temperature=0.03), ids)
+    assert torch.equal(build(own, ids).log_prob(history, items), paper.log_prob(history, items))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
