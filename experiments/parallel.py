@@ -4,7 +4,7 @@
     genrec run experiments/parallel.py:beauty     # SFT, the control and on-policy S-DPO, five seeds each, beside the baselines
     genrec run experiments/parallel.py:more_digits  # 32 digits, with and without item embeddings
     genrec run experiments/parallel.py:unrotated_digits  # 32 digits without OPQ's rotation; unrotated_sft: with item embeddings
-    genrec run experiments/parallel.py:warm_digits  # the same with ten times the temperature, which is far better
+    genrec run experiments/parallel.py:warm_digits  # the same with ten times the temperature, which is far better; warm_items: with item embeddings
     genrec run experiments/parallel.py:repeats      # with a learned score for items of the history, beside SASRec with the same
     genrec run experiments/parallel.py:parts        # what digits, item embeddings, codes and the likelihood are worth
     genrec run experiments/parallel.py:two_texts --embed.encoders.1.model FOLDER  # a second view of the text, by a sentence model
@@ -122,6 +122,12 @@ def warm_digits() -> Experiment:
     """Return 32 digits without OPQ's rotation and ten times the temperature, with dropout 0.2 and 20 epochs."""
     base = trained(20, RPG(dropout=0.2, temperature=0.7))
     return replace(base, name="beauty-rpg-warm-sft", tokenize=unrotated_digits().tokenize)
+
+
+def warm_items() -> Experiment:
+    """Return `warm_digits` with item embeddings, with dropout 0.4 and 14 epochs."""
+    base = trained(14, RPG(dropout=0.4, temperature=0.7, item_embedding=True))
+    return replace(base, name="beauty-rpg-warm-items-sft", tokenize=unrotated_digits().tokenize)
 
 
 def unrotated_sft() -> Experiment:
