@@ -4,7 +4,7 @@
     genrec run experiments/parallel.py:beauty     # SFT, the control and on-policy S-DPO, five seeds each, beside the baselines
     genrec run experiments/parallel.py:more_digits  # 32 digits, with and without item embeddings
     genrec run experiments/parallel.py:unrotated_digits  # 32 digits without OPQ's rotation; unrotated_sft: with item embeddings
-    genrec run experiments/parallel.py:warm_digits  # the same with ten times the temperature, which is far better; warm_items: with item embeddings
+    genrec run experiments/parallel.py:warm_digits  # the same with ten times the temperature; warm_items: with item embeddings
     genrec run experiments/parallel.py:repeats      # with a learned score for items of the history, beside SASRec with the same
     genrec run experiments/parallel.py:parts        # what digits, item embeddings, codes and the likelihood are worth
     genrec run experiments/parallel.py:two_texts --embed.encoders.1.model FOLDER  # a second view of the text, by a sentence model
