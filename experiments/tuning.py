@@ -14,10 +14,11 @@
 `--source.path` names a local copy of the data. A tuning prints the command that runs its best settings with five fresh seeds. Compare
 methods after each of them was tuned. Cost: at most 4 processor-hours a tuning, and the trial that runs when they are used up.
 
-Run to their end, one seed, one thread: `sasrec_100k`, `tiger_100k`, `sasrec_beauty` and `sdpo_100k` (experiments/results.md). In those
-of SASRec and TIGER no trial is above the recipe of the files, so these recipes stay. `sasrec_toys` has run too: its best trial is
-slightly above Beauty's recipe, which the rows on Toys have. `sasrec_1m` is not finished. `rpg_beauty`, `gated_beauty` and `continued_beauty` have not been run. The two alignments start from `parallel.sft`,
-the policy with item embeddings, and get the same budget; the control has fewer settings to choose.
+Run to their end, one seed, one thread: `sasrec_100k`, `tiger_100k`, `sasrec_beauty`, `sasrec_toys` and `sdpo_100k`
+(experiments/results.md). In those of SASRec and TIGER no trial is above the recipe of the files, so these recipes stay, but for Toys:
+its best trial is slightly above Beauty's recipe, which the rows on Toys have. `sasrec_1m` is not finished. `rpg_beauty`,
+`gated_beauty` and `continued_beauty` have not been run. The two alignments start from `parallel.sft`, the policy with item embeddings,
+and get the same budget; the control has fewer settings to choose.
 """
 
 from __future__ import annotations
