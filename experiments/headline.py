@@ -197,25 +197,27 @@ def toys_policies() -> list[Experiment]:
     return seeds(policies + [parallel.with_repeat_score(each) for each in policies])
 
 
+def beside_sasrec(base: Experiment) -> list[Experiment]:
+    """Return SASRec, SFT, its control, gated S-DPO and the likelihood of the gate's rows, five seeds each."""
+    return seeds([sasrec(base), base, *longer(base, 380), gate_alone(base)])
+
+
 @endpoint("beauty-rpg-32-unrotated-gated-long", reference="beauty-rpg-32-unrotated-continued-long")
 def unrotated() -> list[Experiment]:
     """Return the rows of `digits_only` after digits without OPQ's rotation, and the likelihood of the gate's rows."""
-    base = parallel.unrotated_digits()
-    return seeds([sasrec(base), base, *longer(base, 380), gate_alone(base)])
+    return beside_sasrec(parallel.unrotated_digits())
 
 
 @endpoint("beauty-rpg-warm-gated-long", reference="beauty-rpg-warm-continued-long")
 def warm() -> list[Experiment]:
     """Return the rows of `unrotated` after digits with ten times the temperature."""
-    base = parallel.warm_digits()
-    return seeds([sasrec(base), base, *longer(base, 380), gate_alone(base)])
+    return beside_sasrec(parallel.warm_digits())
 
 
 @endpoint("toys-rpg-warm-gated-long", reference="toys-rpg-warm-continued-long")
 def toys_warm() -> list[Experiment]:
     """Return the rows of `warm` on Toys, their recipe unchanged."""
-    base = on_toys(parallel.warm_digits())
-    return seeds([sasrec(base), base, *longer(base, 380), gate_alone(base)])
+    return beside_sasrec(on_toys(parallel.warm_digits()))
 
 
 def digits_gate_alone() -> list[Experiment]:

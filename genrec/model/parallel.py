@@ -58,9 +58,9 @@ class RPG:
     d_model: int = 128  # width of the residual stream and of the embeddings
     d_ff: int = 512  # width of the feed-forward layers
     num_layers: int = 2  # blocks of attention and feed-forward
-    num_heads: int = 4  # attention heads, a divisor of d_model
+    num_heads: int = 4  # attention heads, a temperature_of of d_model
     dropout: float = 0.1  # rate, in [0, 1)
-    temperature: float | None = None  # divides the cosines of heads and embeddings, above 0; None: see `divisor`
+    temperature: float | None = None  # divides the cosines of heads and embeddings, above 0; None: see `temperature_of`
     normalization: Literal["catalog", "digits"] = "catalog"  # one softmax over all items, or one over the values of each digit
     item_embedding: bool = False  # an embedding per item beside those of its digits, in input and output; needs "catalog"
     recency_positions: int = 50  # distances in items with an attention bias each, larger ones share the last
@@ -86,7 +86,7 @@ class RPG:
         if self.repeat_score and self.loss is not None:
             raise UsageError("policy.repeat_score is learned by the softmax over the catalog; set policy.loss None")
 
-    def divisor(self, digits: int) -> float:
+    def temperature_of(self, digits: int) -> float:
         """Return the temperature for Semantic IDs of this number of digits.
 
         The softmax over the catalog sums the cosines of all codes, so its temperature grows with their number: None is 0.02 for each,

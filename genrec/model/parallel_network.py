@@ -34,7 +34,8 @@ class ParallelNetwork(nn.Module):
 
     def __init__(self, specification: RPG, semantic_ids: SemanticIds) -> None:
         super().__init__()
-        width, heads, self.temperature = specification.d_model, specification.num_heads, specification.divisor(semantic_ids.levels)
+        width, heads = specification.d_model, specification.num_heads
+        self.temperature = specification.temperature_of(semantic_ids.levels)
         self.digits = DigitTable(semantic_ids)
         self.embedding = nn.Embedding(semantic_ids.vocabulary, width, padding_idx=0)  # row 0 is no item
         self.item_embedding = nn.Embedding(semantic_ids.items + 1, width, padding_idx=0) if specification.item_embedding else None

@@ -68,11 +68,10 @@ def log_probs_of_batch(policy: LogProbs, reference: LogProbs) -> BatchLogProbs:
     if len(process_group.partners()) == 1:
         return BatchLogProbs(policy, reference)
     parts = process_group.of_partners((_on_host(policy), _on_host(reference)))
-    place = process_group.partners().index(process_group.rank())
-    first = sum(len(ours.chosen) for ours, _ in parts[:place])
-    parts[place] = (policy, reference)
+    rows = _own_rows([len(ours.chosen) for ours, _ in parts])
+    parts[_place()] = (policy, reference)
     ours, theirs = (_joined(each, policy.chosen.device) for each in zip(*parts, strict=True))
-    return BatchLogProbs(ours, theirs, slice(first, first + len(policy.chosen)))
+    return BatchLogProbs(ours, theirs, rows)
 
 
 def neighbors_of_batch(values: Tensor, halves: bool) -> Tensor:
@@ -82,8 +81,18 @@ def neighbors_of_batch(values: Tensor, halves: bool) -> Tensor:
     """
     parts = process_group.of_partners(values)
     batch = torch.cat(parts)
-    first = sum(len(each) for each in parts[: process_group.partners().index(process_group.rank())])
-    return batch.roll(len(batch) // 2 if halves else 1)[first : first + len(values)]
+    return batch.roll(len(batch) // 2 if halves else 1)[_own_rows([len(each) for each in parts])]
+
+
+def _place() -> int:
+    """Return the place of this process among its partners."""
+    return process_group.partners().index(process_group.rank())
+
+
+def _own_rows(lengths: Sequence[int]) -> slice:
+    """Return the rows of this process in the batch, of the number of rows of each partner."""
+    first = sum(lengths[: _place()])
+    return slice(first, first + lengths[_place()])
 
 
 def _on_host(log_probs: LogProbs) -> LogProbs:

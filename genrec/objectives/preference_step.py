@@ -85,7 +85,9 @@ class PreferenceStep:
         candidates = self.proposer.on_host(rows, step, number)
         if candidates is not None and self.objective.chosen == "first" and self.objective.loss.needs.positive:
             check_positives(self.objective.loss, rows, candidates, self.context.data().own_ids)
-        mismatched = None if self.exclusions is None else mismatched_items(rows, self.exclusions, places is not None)
+        mismatched = None
+        if self.exclusions is not None and process_group.size() == 1:  # several processes: see `_mismatched`
+            mismatched = mismatched_items(rows, self.exclusions, places is not None)
         number = None if self.cache is None else number
         return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates, number), number)
 
@@ -120,11 +122,14 @@ class PreferenceStep:
         return _total(objective, terms.loss, candidates, levels[:, 0], logs)
 
     def _mismatched(self, prepared: PreparedRows) -> Tensor | None:
-        """Return the mismatched items int64 [X]: those of the whole batch where several processes share it; None without any."""
-        if self.exclusions is None or prepared.mismatched is None or len(process_group.partners()) == 1:
+        """Return the mismatched items int64 [X], None if the loss needs none.
+
+        Several processes exchange their targets within the step, so that the pairs are those of the whole batch.
+        """
+        if self.exclusions is None or prepared.mismatched is not None:
             return prepared.mismatched
         found = mismatched_items(prepared.host.rows, self.exclusions, prepared.places is not None)
-        return found.to(prepared.mismatched.device)
+        return found.to(prepared.rows.target.device)
 
     def _tell_of_other_targets(self, rows: SequenceBatch, candidates: Candidates) -> None:
         """Print in how many rows of the first batch the proposer prefers another item than the target, rows int64 [X] on the CPU."""

@@ -321,7 +321,7 @@ def test_without_a_temperature_it_follows_the_number_of_digits_that_a_score_sums
     """Scores of 3 digits are sums of cosines over 0.06, and one digit's over the paper's 0.03 where digits have their own softmax."""
     ids = catalog(ITEMS)
     spec = RPG(**(SMALL | {"temperature": None}))
-    assert spec.divisor(32) == pytest.approx(0.64)
+    assert spec.temperature_of(32) == pytest.approx(0.64)
     default, same = build(spec, ids), build(RPG(**(SMALL | {"temperature": 0.02 * ids.levels})), ids)
     history, items = histories(3, 5, ITEMS), every_item(3)
     assert torch.equal(default.log_prob(history, items), same.log_prob(history, items))
