@@ -264,7 +264,7 @@ class ParallelPolicy(nn.Module):
             if label_smoothing > 0:
                 mean = self.network.mean_scores(scores, dense, catalog)
                 if self.repeat_score is not None:
-                    mean = mean + self.repeat_score.mean_added(*seen, num_items=self.semantic_ids.items)
+                    mean = mean + self.repeat_score.mean_added(seen[0], self.semantic_ids.items)
                 found = mixed(found, mean.unsqueeze(1), label_smoothing)
             return found - total.unsqueeze(1)
 
