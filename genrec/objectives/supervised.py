@@ -48,8 +48,8 @@ class Supervised:
         (1 - e) (-log p(code)) + e (mean over the possible codes of the level, the code among them, of -log p)
 
     The possible codes are those that the policy's softmax is over: all codes of the level, those that lead to a real item, or all
-    items. This is `torch.nn.CrossEntropyLoss(label_smoothing=e)`, the `label_smoothing_factor` of Hugging Face (Szegedy et al. 2016, arXiv
-    1512.00567). The loss of training is the smoothed one; the loss on validation users and all metrics stay as they are.
+    items. This is `torch.nn.CrossEntropyLoss(label_smoothing=e)`, the `label_smoothing_factor` of Hugging Face (Szegedy et al. 2016,
+    arXiv 1512.00567). The loss of training is the smoothed one; the loss on validation users and all metrics stay as they are.
     """
 
     targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window in one pass
@@ -128,9 +128,8 @@ def _no_smoothing(policy: object) -> str:
 def _own_loss(policy: object) -> str:
     """Return that a policy, or its specification, trains with a loss of its own, and what to do."""
     return (
-        "Supervised.label_smoothing smooths the likelihood, but with these settings "
-        f"{name_with_place(type(policy))} trains with a loss of its own, such as one with sampled negatives; set label_smoothing 0, or "
-        "the policy's loss to the likelihood (policy.loss None)"
+        f"Supervised.label_smoothing smooths the likelihood, but {name_with_place(type(policy))} trains with a loss of its own here, "
+        "such as one with sampled negatives; set label_smoothing 0, or train with the likelihood (policy.loss None)"
     )
 
 
