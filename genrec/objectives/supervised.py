@@ -49,7 +49,7 @@ class Supervised:
 
     The possible codes are those that the policy's softmax is over: all codes of the level, those that lead to a real item, or all
     items. This is `torch.nn.CrossEntropyLoss(label_smoothing=e)`, the `label_smoothing_factor` of Hugging Face (Szegedy et al. 2016,
-    arXiv 1512.00567). The loss of training is the smoothed one; the loss on validation users and all metrics stay as they are.
+    arXiv 1512.00567). The loss of training is then the smoothed one; metrics on validation users stay as they are.
     """
 
     targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window in one pass
