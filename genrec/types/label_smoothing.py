@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from genrec.types.policy import Policy, PolicySpecification, SequencePolicy
+from genrec.types.policy import Policy, PolicySpecification
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +34,8 @@ class LabelSmoothing(Policy, Protocol):
 
 
 @runtime_checkable
-class SequenceLabelSmoothing(LabelSmoothing, SequencePolicy, Protocol):
-    """A causal policy that gives smoothed log-probabilities of the targets after all places of a history in one pass."""
+class SequenceLabelSmoothing(Policy, Protocol):
+    """A `LabelSmoothing` and `SequencePolicy` that gives smoothed log-probabilities of all targets of a history in one pass."""
 
     def smoothed_sequence_log_prob(self, history: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
         """Return the smoothed log-probability of a target after every place of the history, float32 [B, T, L].
