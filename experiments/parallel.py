@@ -179,7 +179,7 @@ def short() -> Experiment:
 
 
 def parts() -> list[Experiment]:
-    """Return `short` and rows that differ from it in one part each: likelihood, codes, vectors, sizes, labels; one seed, validation."""
+    """Return `short` and rows that differ in one part each: likelihood, codes, vectors, sizes, labels; one seed, validation."""
     base = short()
     rpg, tokenize = base.policy, base.tokenize
     assert isinstance(rpg, RPG)
