@@ -123,6 +123,7 @@ def parts() -> list[Experiment]:
         "codes": {"policy": replace(tiger, history="codes")},
         "three-decoder-layers": {"policy": replace(tiger, num_decoder_layers=3)},
         "width-256": {"policy": replace(tiger, d_model=256, d_ff=1_024, num_heads=8)},
+        "label-smoothing": {"sft": replace(short, objective=Supervised(targets="all", label_smoothing=0.1))},
     }
     return [base, *(replace(base, name=f"{base.name}-{name}", **change) for name, change in changes.items())]
 

@@ -179,7 +179,7 @@ def short() -> Experiment:
 
 
 def parts() -> list[Experiment]:
-    """Return `short` and rows that differ from it in one part each: likelihood, codes, vectors, sizes; one seed, for validation."""
+    """Return `short` and rows that differ in one part each: likelihood, codes, vectors, sizes, labels; one seed, validation."""
     base = short()
     rpg, tokenize = base.policy, base.tokenize
     assert isinstance(rpg, RPG)
@@ -208,6 +208,7 @@ def parts() -> list[Experiment]:
         "sampled": {"policy": replace(rpg, loss=SampledSoftmax(num_negatives=1_024, log_q=True))},
         "width-256": {"policy": replace(rpg, d_model=256, d_ff=1_024)},
         "one-layer": {"policy": replace(rpg, num_layers=1)},
+        "label-smoothing": {"sft": replace(base.sft, objective=replace(on_policy.WINDOWS, label_smoothing=0.1))},
     }
     return [base, *(replace(base, name=f"{base.name}-{name}", **change) for name, change in changes.items())]
 

@@ -50,6 +50,11 @@ def aligned(length: int, place: Tensor) -> Tensor:
     return torch.arange(1 - length, 1, device=place.device) + place.unsqueeze(1)
 
 
+def targets_follow_history(history: Tensor, targets: Tensor) -> bool:
+    """Return whether every target but each row's last one is 0 or the history's next item; int64 [B, T] both."""
+    return bool(((targets[:, :-1] == 0) | (targets[:, :-1] == history[:, 1:])).all())
+
+
 def last_places(history: Tensor) -> Tensor:
     """Return the last place of every row of int64 [B, T], as int64 [B, 2]: (row, T - 1)."""
     row = torch.arange(len(history), device=history.device)

@@ -51,6 +51,10 @@ class RepeatScore(nn.Module):
         """Return what is added to the scores of items int64 [X, M], float32 [X, M]: the number for seen items, 0 for others."""
         return self.value() * contains(seen, items)
 
+    def mean_added(self, seen: Tensor, num_items: int) -> Tensor:
+        """Return the mean over the catalog of what is added to the scores of its items, float32 [X]."""
+        return self.value() * (seen > 0).sum(1) / num_items
+
     def log_normalizer(self, total: Tensor, seen_scores: Tensor) -> Tensor:
         """Return the log-sum-exp of the catalog's scores with the number added.
 

@@ -24,6 +24,7 @@ GROUND = {
     "ragged_rows",
     "row_chunks",
     "repeat_score",
+    "smoothed_log_probs",
     "sampled_item_loss",
     "vector_search",
     "former_modules",

@@ -31,6 +31,7 @@ from genrec.repeat_score import RepeatScore, seen_items
 from genrec.row_chunks import in_chunks
 from genrec.sampled_item_loss import mean_item_loss
 from genrec.semantic_ids import SemanticIds
+from genrec.smoothed_log_probs import gather_smoothed
 from genrec.types import ItemLoss, Ranking
 
 MAX_LOGITS = 2**25  # logits held at once in training, 128 MB; more are computed in chunks, and recomputed in the backward pass
@@ -74,9 +75,12 @@ def catalog_size(name: str, semantic_ids: SemanticIds) -> int:
     return items
 
 
-def level_log_prob(policy: CausalItemPolicy, history: Tensor, items: Tensor) -> Tensor:
-    """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; the candidate 0 gets -inf."""
-    scores = _log_prob(policy, history).gather(1, (items - 1).clamp(min=0))
+def level_log_prob(policy: CausalItemPolicy, history: Tensor, items: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; the candidate 0 gets -inf.
+
+    With label smoothing they are those of `genrec.types.LabelSmoothing`, smoothed over all items.
+    """
+    scores = gather_smoothed(_log_prob(policy, history), (items - 1).clamp(min=0), label_smoothing)
     return scores.masked_fill(items == 0, -torch.inf).unsqueeze(-1)
 
 
@@ -100,16 +104,18 @@ def catalog_log_prob(policy: CausalItemPolicy, history: Tensor, places: Tensor) 
     return _logits(policy, _states(policy, history, places), *seen).log_softmax(-1)
 
 
-def sequence_log_prob(policy: CausalItemPolicy, history: Tensor, targets: Tensor) -> Tensor:
+def sequence_log_prob(policy: CausalItemPolicy, history: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, 1]; see `SequencePolicy`.
 
-    Only places with a target are scored, in chunks of at most MAX_LOGITS logits.
+    Only places with a target are scored, in chunks of at most MAX_LOGITS logits. With label smoothing they are those of
+    `genrec.types.SequenceLabelSmoothing`.
     """
     has_target = targets > 0
     states, scored = policy.encode(history)[has_target], targets[has_target]
 
     def log_prob(states: Tensor, targets: Tensor, *seen: Tensor) -> Tensor:
-        return -nn.functional.cross_entropy(_logits(policy, states, *seen), targets - 1, reduction="none")
+        logits = _logits(policy, states, *seen)
+        return -nn.functional.cross_entropy(logits, targets - 1, reduction="none", label_smoothing=label_smoothing)
 
     seen = seen_items(_repeat_score(policy), history, has_target.nonzero())
     log_probs = in_chunks(log_prob, MAX_LOGITS // len(policy.output_weights()), states, scored, *seen)

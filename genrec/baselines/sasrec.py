@@ -67,6 +67,10 @@ class SASRec:
         """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
         return True
 
+    def has_label_smoothing(self) -> bool:
+        """Return whether SFT maximizes the likelihood, which it may smooth; see `genrec.types.LabelSmoothing`."""
+        return self.loss is None
+
     def build(self, semantic_ids: SemanticIds) -> SASRecPolicy:
         """Return an untrained policy over all items."""
         return SASRecPolicy(self, item_policy.catalog_size("SASRec", semantic_ids))
@@ -148,6 +152,10 @@ class SASRecPolicy(nn.Module):
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; the candidate 0 gets -inf."""
         return item_policy.level_log_prob(self, history, items)
 
+    def smoothed_level_log_prob(self, history: Tensor, items: Tensor, label_smoothing: float) -> Tensor:
+        """Return `level_log_prob` with label smoothing over all items, float32 [B, M, 1]; see `genrec.types.LabelSmoothing`."""
+        return item_policy.level_log_prob(self, history, items, label_smoothing)
+
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return `level_log_prob`, since every code is an item."""
         return self.level_log_prob(history, items)
@@ -159,6 +167,10 @@ class SASRecPolicy(nn.Module):
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, 1]."""
         return item_policy.sequence_log_prob(self, history, targets)
+
+    def smoothed_sequence_log_prob(self, history: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        """Return `sequence_log_prob` with label smoothing, float32 [B, T, 1]; see `genrec.types.SequenceLabelSmoothing`."""
+        return item_policy.sequence_log_prob(self, history, targets, label_smoothing)
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories: float32 [X, M, 1]; see `WindowPolicy`."""

@@ -13,6 +13,7 @@ from genrec.model.digit_sums import item_sums
 from genrec.model.parallel_network import MAX_SCORES, TABLES, ParallelNetwork
 from genrec.row_chunks import in_chunks
 from genrec.semantic_ids import SemanticIds
+from genrec.smoothed_log_probs import mixed
 from genrec.types import Ranking
 
 if TYPE_CHECKING:
@@ -32,7 +33,11 @@ class DigitPolicy(nn.Module):
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p of each digit, int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, m]; the candidate 0 gets -inf."""
-        return self._level_log_prob(self.network.encode(history, 1)[:, -1], items)
+        return self.smoothed_level_log_prob(history, items, 0.0)
+
+    def smoothed_level_log_prob(self, history: Tensor, items: Tensor, label_smoothing: float) -> Tensor:
+        """Return `level_log_prob` with label smoothing, float32 [B, M, m]; see `genrec.types.LabelSmoothing`."""
+        return self._level_log_prob(self.network.encode(history, 1)[:, -1], items, label_smoothing)
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M]; -inf where the candidate is 0."""
@@ -40,8 +45,12 @@ class DigitPolicy(nn.Module):
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score the target after every place: int64 [B, T] both (0 = none) -> float32 [B, T, m]; see `SequencePolicy`."""
+        return self.smoothed_sequence_log_prob(history, targets, 0.0)
+
+    def smoothed_sequence_log_prob(self, history: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        """Return `sequence_log_prob` with label smoothing, float32 [B, T, m]; see `genrec.types.SequenceLabelSmoothing`."""
         has_target = targets > 0
-        levels = self._level_log_prob(self.network.encode(history)[has_target], targets[has_target].unsqueeze(1))
+        levels = self._level_log_prob(self.network.encode(history)[has_target], targets[has_target].unsqueeze(1), label_smoothing)
         empty = levels.new_full((*targets.shape, self.semantic_ids.levels), -torch.inf)
         return empty.masked_scatter(has_target.unsqueeze(-1), levels)
 
@@ -77,12 +86,16 @@ class DigitPolicy(nn.Module):
         scores, _ = self.network.scores(states)
         return torch.cat([part.log_softmax(1) for part in torch.split(scores, self.network.digits.level_sizes, 1)], 1)
 
-    def _level_log_prob(self, states: Tensor, items: Tensor) -> Tensor:
-        """Return the log-probabilities of the digits of items int64 [X, M] after states [X, D]: float32 [X, M, m], -inf for 0."""
+    def _level_log_prob(self, states: Tensor, items: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the smoothed log-probabilities of the digits of items int64 [X, M] after states [X, D]: [X, M, m], -inf for 0."""
 
         def level_log_prob(states: Tensor, items: Tensor) -> Tensor:
             digits = self.network.digits.of(items)
-            found = self._digit_log_prob(states).gather(1, digits.flatten(1)).view(digits.shape)
+            log_probs = self._digit_log_prob(states)
+            found = log_probs.gather(1, digits.flatten(1)).view(digits.shape)
+            if label_smoothing > 0:
+                means = [part.mean(1) for part in torch.split(log_probs, self.network.digits.level_sizes, 1)]
+                found = mixed(found, torch.stack(means, 1).unsqueeze(1), label_smoothing)
             return found.masked_fill((items == 0).unsqueeze(-1), -torch.inf)
 
         return in_chunks(level_log_prob, MAX_SCORES // self.network.row_size(items.shape[1]), states, items)

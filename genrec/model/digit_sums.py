@@ -60,6 +60,8 @@ class DigitTable(nn.Module):
         self.register_buffer("digits", digits, persistent=False)
         self.register_buffer("items", torch.cat(by_digit), persistent=False)
         self.register_buffer("starts", torch.stack(starts), persistent=False)
+        self.shares: Tensor  # float32 [S]  the share of items that have a digit value
+        self.register_buffer("shares", digits.flatten().bincount(minlength=values) / len(digits), persistent=False)
 
     def of(self, items: Tensor) -> Tensor:
         """Return the digit values of items int64 [...], int64 [..., m] in 0..S - 1; item 0 gets those of item 1."""

@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
+from genrec.item_rows import targets_follow_history
 from genrec.model import semantic_id_policy
 from genrec.model.catalog_extension import extend_policy
 from genrec.model.event_embedding import EventEmbedding, check_inputs, chosen_inputs, item_numbers, with_next_item
@@ -63,6 +64,10 @@ class Gpt:
         """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
         return True
 
+    def has_label_smoothing(self) -> bool:
+        """Return that the policy gives smoothed log-probabilities; see `genrec.types.LabelSmoothing`."""
+        return True
+
     def history_inputs(self) -> tuple[HistoryInput, ...]:
         """Return what the policy reads beside the items; see `genrec.types.InputSpecification`."""
         return chosen_inputs(self)
@@ -103,16 +108,20 @@ class GptPolicy(nn.Module):
         """
         return self._level_log_prob(history, self.trie.tokens[items])
 
+    def smoothed_level_log_prob(self, history: Tensor, items: Tensor, label_smoothing: float) -> Tensor:
+        """Return `level_log_prob` with label smoothing, float32 [B, M, L]; see `genrec.types.LabelSmoothing`."""
+        return self._level_log_prob(history, self.trie.tokens[items], label_smoothing=label_smoothing)
+
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return `level_log_prob` with each softmax over the children of the candidate's prefix only: all items add up to 1."""
         return self._level_log_prob(history, self.trie.tokens[items], items)
 
-    def _level_log_prob(self, history: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
+    def _level_log_prob(self, history: Tensor, tokens: Tensor, items: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
         encoded = self._encode(self.events.read(history), num_states=1)
-        queries, keys = self.token_positions(encoded, self.semantic_ids.levels - 1)
+        queries, keys = encoded.token_positions(self.semantic_ids.levels - 1)
         bias = (self.bias(queries, keys) + additive_mask(encoded.empty)[:, None, None, :]).unsqueeze(2)
         states, _ = self.encode_branches(tokens[..., :-1], encoded, bias)
-        return self._token_log_probs(encoded.states, states, tokens, items)
+        return self._token_log_probs(encoded.states, states, tokens, items, label_smoothing)
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M]; -inf where the candidate is 0."""
@@ -125,30 +134,34 @@ class GptPolicy(nn.Module):
         CPU this is checked, and halves the time. On other devices the check would make the host wait, and is skipped. With times or
         ratings it must not: the codes of the next item in the history have those of its own event, which no prediction may see.
         """
+        return self.smoothed_sequence_log_prob(history, targets, 0.0)
+
+    def smoothed_sequence_log_prob(self, history: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        """Return `sequence_log_prob` with label smoothing, float32 [B, T, L]; see `genrec.types.SequenceLabelSmoothing`."""
         history, targets = self.events.read(history), pad(targets, (self.events.places, 0))
         one_pass = history.device.type == "cpu" and not self.events.describes_events
         if one_pass and targets_follow_history(items_of(history), targets):
-            return self._one_pass(history, targets)[:, self.events.places :]
-        return self._pass_and_branches(history, targets)[:, self.events.places :]
+            return self._one_pass(history, targets, label_smoothing)[:, self.events.places :]
+        return self._pass_and_branches(history, targets, label_smoothing)[:, self.events.places :]
 
-    def _one_pass(self, history: Tensor, targets: Tensor) -> Tensor:
+    def _one_pass(self, history: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Score targets that are the history's next items or 0, except for the last one: one pass over history and last target."""
         levels = self.semantic_ids.levels
         states = self._encode(with_next_item(history, targets[:, -1:]), None, drop_last=1).states
         states = states[:, levels - 1 :].reshape(*targets.shape, levels, -1)
-        return self._token_log_probs(states[:, :, 0], states[:, :, 1:], self.trie.tokens[targets])
+        return self._token_log_probs(states[:, :, 0], states[:, :, 1:], self.trie.tokens[targets], None, label_smoothing)
 
-    def _pass_and_branches(self, history: Tensor, targets: Tensor) -> Tensor:
+    def _pass_and_branches(self, history: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Score any targets: one pass over the history, and a branch at each place that attends to no later place."""
         levels, encoded = self.semantic_ids.levels, self._encode(history, None)
-        queries, keys = self.token_positions(encoded, levels - 1)
+        queries, keys = encoded.token_positions(levels - 1)
         end = torch.arange(levels, len(keys) + 1, levels, device=keys.device)  # number of tokens that each branch attends to
         queries = end[:, None] + queries - len(keys)
         bias = self.bias(queries.flatten(), keys).view(1, self.specification.num_heads, *queries.shape, len(keys))
         mask = additive_mask(encoded.empty[:, None, :] | (keys >= end[:, None]))
         tokens = self.trie.tokens[targets]
         states, _ = self.encode_branches(tokens[..., :-1], encoded, bias + mask[:, None, :, None, :])
-        return self._token_log_probs(encoded.states[:, levels - 1 :: levels], states, tokens)
+        return self._token_log_probs(encoded.states[:, levels - 1 :: levels], states, tokens, None, label_smoothing)
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories int64 [B, T]: float32 [X, M, L]; see `WindowPolicy`.
@@ -172,7 +185,7 @@ class GptPolicy(nn.Module):
         num_slots = int(slot.max()) + 1 if batch else 0
         place_of_slot = place.new_zeros(len(history), num_slots).index_put((row, slot), place)
         packed = tokens.new_zeros(len(history), num_slots, count, levels).index_put((row, slot), tokens)
-        queries, keys = self.token_positions(encoded, levels - 1)
+        queries, keys = encoded.token_positions(levels - 1)
         ends = torch.arange(levels, len(keys) + 1, levels, device=keys.device)  # number of tokens up to each place
         places_queries = ends[:, None] + queries - len(keys)
         bias = self.bias(places_queries.flatten(), keys).view(-1, *places_queries.shape, len(keys))  # [H, T, Q, S]
@@ -276,22 +289,10 @@ class GptPolicy(nn.Module):
             bias = bias + self.item_bias(distance.clamp(0, self.specification.recency_positions - 1)).permute(2, 0, 1)
         return bias
 
-    def token_positions(self, history: EncodedHistory, count: int) -> tuple[Tensor, Tensor]:
-        """Return the positions of the `count` tokens after a history, int64 [count], and of the history's tokens, int64 [S]."""
-        size = history.empty.shape[1]
-        positions = torch.arange(size + count, device=history.empty.device)
-        return positions[size:], positions[:size]
-
-    def _token_log_probs(self, first: Tensor, others: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
-        """Score tokens int32 [B, M, L] (see `Trie.token_log_probs`): float32 [B, M, L].
-
-        The states before the first level are [B, M or 1, D], those before the other levels [B, M, L - 1, D].
-        """
+    def _token_log_probs(
+        self, first: Tensor, others: Tensor, tokens: Tensor, items: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """Score tokens int32 [B, M, L] by the states before level 1, [B, M or 1, D], and before the others, [B, M, L - 1, D]."""
         states = (first, *others.unbind(2))
         levels = (code_log_probs(before, head) for before, head in zip(states, self.heads, strict=True))
-        return self.trie.token_log_probs(levels, tokens, items)
-
-
-def targets_follow_history(history: Tensor, targets: Tensor) -> bool:
-    """Return whether every target but each row's last one is 0 or the history's next item; int64 [B, T] both."""
-    return bool(((targets[:, :-1] == 0) | (targets[:, :-1] == history[:, 1:])).all())
+        return self.trie.token_log_probs(levels, tokens, items, label_smoothing)

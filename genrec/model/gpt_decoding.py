@@ -23,6 +23,12 @@ class EncodedHistory(NamedTuple):
     keys_values: list[KeysValues]  # one pair per layer, each [B, H, S, head width]
     empty: Tensor  # bool [B, S]  true for tokens of padding
 
+    def token_positions(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return the positions of the `count` tokens after a history, int64 [count], and of the history's tokens, int64 [S]."""
+        size = self.empty.shape[1]
+        positions = torch.arange(size + count, device=self.empty.device)
+        return positions[size:], positions[:size]
+
 
 def encoded_prefixes(encoded: EncodedHistory, history: Tensor, places: Tensor, levels: int) -> EncodedHistory:
     """Return the prefixes of histories int64 [B, T] that end at places int64 [X, 2], as X histories with their last state alone.
@@ -52,7 +58,7 @@ class GptDecoding:
         """Decode one more code per beam."""
         row = torch.arange(len(beam), device=beam.device)[:, None]
         past = None if state is None else [(keys[row, beam], values[row, beam]) for keys, values in state]
-        queries, keys = self.policy.token_positions(self.history, level + 1)
+        queries, keys = self.history.token_positions(level + 1)
         bias = (self.policy.bias(queries[level:], keys) + self.mask).unsqueeze(2)
         tokens = (code + self.policy.trie.first_token(level)).unsqueeze(-1)
         states, state = self.policy.encode_branches(tokens, self.history, bias, past)

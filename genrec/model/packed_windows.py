@@ -61,10 +61,10 @@ def packs(history: Tensor, targets: Tensor) -> bool:
     return bool(has_target.any()) and not bool((has_target & ~has_history).any())
 
 
-def packed_sequence_log_prob(policy: TigerPolicy, history: Tensor, targets: Tensor) -> Tensor:
-    """Return `TigerPolicy.sequence_log_prob` up to rounding, for history and targets int64 [B, T] that `packs`: float32 [B, T, L].
+def packed_sequence_log_prob(policy: TigerPolicy, history: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return `TigerPolicy.smoothed_sequence_log_prob` up to rounding, float32 [B, T, L], for history and targets int64 [B, T].
 
-    The history is one that the policy has read.
+    They are histories and targets that `packs`, and the policy has read the histories.
     """
     codes = policy.semantic_ids.levels
     windows = _pack(items_of(history), targets, 1 if policy.specification.history == "items" else codes)
@@ -82,7 +82,7 @@ def packed_sequence_log_prob(policy: TigerPolicy, history: Tensor, targets: Tens
         states = _decoder_layer(layer, states, memory, causal_bias, age_bias, windows)  # type: ignore[arg-type]
     states = policy.dropout(policy.decoder_norm(states), windows.targets)
     levels = (code_log_probs(each, head) for each, head in zip(states.unbind(1), policy.heads, strict=True))
-    scores = policy.trie.token_log_probs(levels, tokens, policy.within(items))
+    scores = policy.trie.token_log_probs(levels, tokens, policy.within(items), label_smoothing)
     result = scores.new_full((windows.targets.total, codes), -torch.inf).index_copy(0, windows.targets.place, scores)
     return result.view(*targets.shape, codes)
 

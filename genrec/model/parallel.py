@@ -44,6 +44,7 @@ from genrec.repeat_score import RepeatScore, seen_items
 from genrec.row_chunks import in_chunks
 from genrec.sampled_item_loss import mean_item_loss
 from genrec.semantic_ids import SemanticIds
+from genrec.smoothed_log_probs import mixed
 from genrec.store import NEW_IN_KEY
 from genrec.types import ItemLoss, Ranking
 from genrec.types.specification import check_at_least, check_dropout, check_types
@@ -58,7 +59,7 @@ class RPG:
     d_model: int = 128  # width of the residual stream and of the embeddings
     d_ff: int = 512  # width of the feed-forward layers
     num_layers: int = 2  # blocks of attention and feed-forward
-    num_heads: int = 4  # attention heads, a temperature_of of d_model
+    num_heads: int = 4  # attention heads, a divisor of d_model
     dropout: float = 0.1  # rate, in [0, 1)
     temperature: float | None = None  # divides the cosines of heads and embeddings, above 0; None: see `temperature_of`
     normalization: Literal["catalog", "digits"] = "catalog"  # one softmax over all items, or one over the values of each digit
@@ -117,6 +118,10 @@ class RPG:
         """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
         return True
 
+    def has_label_smoothing(self) -> bool:
+        """Return whether SFT maximizes the likelihood, which it may smooth; see `genrec.types.LabelSmoothing`."""
+        return self.loss is None
+
     def build(self, semantic_ids: SemanticIds) -> ParallelPolicy | DigitPolicy:
         """Return an untrained policy for these Semantic IDs."""
         if self.item_embedding and semantic_ids.collided:
@@ -138,8 +143,12 @@ class ParallelPolicy(nn.Module):
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; -inf for candidate 0."""
+        return self.smoothed_level_log_prob(history, items, 0.0)
+
+    def smoothed_level_log_prob(self, history: Tensor, items: Tensor, label_smoothing: float) -> Tensor:
+        """Return `level_log_prob` with label smoothing over all items, float32 [B, M, 1]; see `genrec.types.LabelSmoothing`."""
         seen = seen_items(self.repeat_score, history)
-        return self._log_prob(self.network.encode(history, 1)[:, -1], items, *seen).unsqueeze(-1)
+        return self._log_prob(self.network.encode(history, 1)[:, -1], items, *seen, label_smoothing=label_smoothing).unsqueeze(-1)
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return `level_log_prob`, since its softmax is over real items."""
@@ -151,9 +160,13 @@ class ParallelPolicy(nn.Module):
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score the target after every place: int64 [B, T] both (0 = none) -> float32 [B, T, 1]; see `SequencePolicy`."""
+        return self.smoothed_sequence_log_prob(history, targets, 0.0)
+
+    def smoothed_sequence_log_prob(self, history: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        """Return `sequence_log_prob` with label smoothing, float32 [B, T, 1]; see `genrec.types.SequenceLabelSmoothing`."""
         has_target = targets > 0
         states, seen = self.network.encode(history)[has_target], seen_items(self.repeat_score, history, has_target.nonzero())
-        log_probs = self._log_prob(states, targets[has_target].unsqueeze(1), *seen)
+        log_probs = self._log_prob(states, targets[has_target].unsqueeze(1), *seen, label_smoothing=label_smoothing)
         empty = log_probs.new_full(targets.shape, -torch.inf)
         return empty.masked_scatter(has_target, log_probs).unsqueeze(-1)
 
@@ -234,8 +247,8 @@ class ParallelPolicy(nn.Module):
             raise UsageError("a policy with policy.item_embedding cannot be extended: later items have no embedding; train it again")
         return extend_policy(self, self.semantic_ids, semantic_ids, lambda ids: ParallelPolicy(self.specification, ids), TABLES)
 
-    def _log_prob(self, states: Tensor, items: Tensor, *seen: Tensor) -> Tensor:
-        """Return the log-probabilities of items int64 [X, M] after states float32 [X, D]: float32 [X, M], -inf for item 0.
+    def _log_prob(self, states: Tensor, items: Tensor, *seen: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the smoothed log-probabilities of items int64 [X, M] after states float32 [X, D]: float32 [X, M], -inf for item 0.
 
         `seen`, int64 [X, T], are the items of the history of each state; they are given with a repeat score.
         """
@@ -248,6 +261,11 @@ class ParallelPolicy(nn.Module):
             if self.repeat_score is not None:
                 found = found + self.repeat_score.of_candidates(items, *seen)
                 total = self.repeat_score.log_normalizer(total, self.network.candidate_scores(scores, dense, catalog, *seen))
+            if label_smoothing > 0:
+                mean = self.network.mean_scores(scores, dense, catalog)
+                if self.repeat_score is not None:
+                    mean = mean + self.repeat_score.mean_added(seen[0], self.semantic_ids.items)
+                found = mixed(found, mean.unsqueeze(1), label_smoothing)
             return found - total.unsqueeze(1)
 
         rows = MAX_SCORES // self.network.row_size(items.shape[1] + sum(each.shape[1] for each in seen))

@@ -108,6 +108,15 @@ class ParallelNetwork(nn.Module):
             result = result + (embedding((items - 1).clamp(min=0), catalog.weights) * states.unsqueeze(1)).sum(-1)
         return result.masked_fill(items == 0, -torch.inf)
 
+    def mean_scores(self, scores: Tensor, states: Tensor | None, catalog: Catalog) -> Tensor:
+        """Return the mean score of the items of the catalog, float32 [X], of the results of `scores`, without a score of every item.
+
+        Each digit value counts with the share of the items that have it, and the states meet the mean of the item embeddings.
+        """
+        with torch.autocast(scores.device.type, enabled=False):
+            result = scores @ self.digits.shares
+            return result if states is None or catalog.weights is None else result + states @ catalog.weights.mean(0)
+
     def row_size(self, num_candidates: int) -> int:
         """Return how many scores a place with this number of candidates takes in training."""
         of_candidate = self.digits.digits.shape[1] + (0 if self.item_embedding is None else self.item_embedding.embedding_dim)

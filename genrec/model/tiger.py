@@ -64,6 +64,10 @@ class Tiger:
         """Return that the policy gives states of histories; see `genrec.types.HistoryStates`."""
         return True
 
+    def has_label_smoothing(self) -> bool:
+        """Return that the policy gives smoothed log-probabilities; see `genrec.types.LabelSmoothing`."""
+        return True
+
     def history_inputs(self) -> tuple[HistoryInput, ...]:
         """Return what the policy reads beside the items; see `genrec.types.InputSpecification`."""
         return chosen_inputs(self)

@@ -129,14 +129,15 @@ class TigerPolicy(nn.Module):
         return self.dropout(self.decoder_norm(states)), cache
 
     def _score(
-        self, tokens: Tensor, history: EncodedHistory, bias: Tensor | None, mask: Tensor | None, items: Tensor | None = None
-    ) -> Tensor:
+        self, tokens: Tensor, history: EncodedHistory, bias: Tensor | None, mask: Tensor | None, items: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """Score tokens int32 [B, M, L] (see `Trie.token_log_probs`); `bias` and `mask` are those of the attention to the history."""
         start = torch.zeros_like(tokens[..., :1])
         inputs = torch.cat([start, tokens[..., :-1]], -1)
         states, _ = self.decode(inputs, [history.states] * len(self.decoder), bias, mask)
         levels = (code_log_probs(states[..., level, :], head) for level, head in enumerate(self.heads))
-        return self.trie.token_log_probs(levels, tokens, items)
+        return self.trie.token_log_probs(levels, tokens, items, label_smoothing)
 
     def within(self, items: Tensor) -> Tensor | None:
         """Return the items if the softmax is over the children of their prefixes (`normalization="catalog"`), else None."""
@@ -147,41 +148,53 @@ class TigerPolicy(nn.Module):
 
         The candidate 0 (none) gets -inf. On a CPU the rows are processed in groups of similar length, which saves padding.
         """
-        return self._level_log_prob(self.read(history), self.trie.tokens[items], self.within(items))
+        return self.smoothed_level_log_prob(history, items, 0.0)
+
+    def smoothed_level_log_prob(self, history: Tensor, items: Tensor, label_smoothing: float) -> Tensor:
+        """Return `level_log_prob` with label smoothing, float32 [B, M, L]; see `genrec.types.LabelSmoothing`."""
+        return self._level_log_prob(self.read(history), self.trie.tokens[items], self.within(items), label_smoothing)
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return `level_log_prob` with each softmax over the children of the candidate's prefix only: all items add up to 1."""
         return self._level_log_prob(self.read(history), self.trie.tokens[items], items)
 
-    def _level_log_prob(self, history: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
+    def _level_log_prob(self, history: Tensor, tokens: Tensor, items: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
         parts, groups = [], length_groups(items_of(history))
         for rows, longest in groups:
             encoded = self.encode(history[rows, -longest:])
-            parts.append(self.score_tokens(encoded, tokens[rows], None if items is None else items[rows]))
+            parts.append(self.score_tokens(encoded, tokens[rows], None if items is None else items[rows], label_smoothing))
         return torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
 
-    def score_tokens(self, encoded: EncodedHistory, tokens: Tensor, items: Tensor | None = None) -> Tensor:
+    def score_tokens(
+        self, encoded: EncodedHistory, tokens: Tensor, items: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> Tensor:
         """Return the log-probabilities of tokens int32 [B, M, L] after whole histories, float32 [B, M, L]; `items` as in the trie."""
-        return self._score(tokens, encoded, self.age_bias(encoded.age[None, :]), attention_mask(encoded.empty), items)
+        bias, mask = self.age_bias(encoded.age[None, :]), attention_mask(encoded.empty)
+        return self._score(tokens, encoded, bias, mask, items, label_smoothing)
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, L]; see `SequencePolicy`.
 
         With a causal encoder no state depends on what follows. A target attends to the items up to its place only, by a mask.
         """
+        return self.smoothed_sequence_log_prob(history, targets, 0.0)
+
+    def smoothed_sequence_log_prob(self, history: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        """Return `sequence_log_prob` with label smoothing, float32 [B, T, L]; see `genrec.types.SequenceLabelSmoothing`."""
         if not self.specification.causal:
             raise UsageError(
                 'sequence_log_prob needs Tiger(encoder="causal"), got encoder="bidirectional", which encodes every prefix separately'
             )
         history, targets, first = self.read(history), pad(targets, (self.events.places, 0)), self.events.places
         if packs(items_of(history), targets):
-            return packed_sequence_log_prob(self, history, targets)[:, first:]
+            return packed_sequence_log_prob(self, history, targets, label_smoothing)[:, first:]
         encoded = self.encode(history)
         codes = self.semantic_ids.levels
         query_age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device).repeat_interleave(codes)  # of the target's place
         age = encoded.age[None, :] - query_age[:, None]  # int64 [T * L, S]  negative: in the future
         mask = attention_mask(encoded.empty, age < 0)
-        return self._score(self.trie.tokens[targets], encoded, self.age_bias(age), mask, self.within(targets))[:, first:]
+        scores = self._score(self.trie.tokens[targets], encoded, self.age_bias(age), mask, self.within(targets), label_smoothing)
+        return scores[:, first:]
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories int64 [B, T]: float32 [X, M, L]; see `WindowPolicy`.

@@ -21,6 +21,7 @@ from genrec.model.exact_search import exact_search
 from genrec.model.item_lists import Beams, LeafItems, exclude_items, lowest_items, parents, rank_items
 from genrec.model.stochastic_beam_search import stochastic_beam_search
 from genrec.semantic_ids import PrefixTable, SemanticIds
+from genrec.smoothed_log_probs import gather_smoothed
 from genrec.types import ItemSample, Ranking
 
 SMALL_TABLE = 2**16  # cells; a dense table up to this size is affordable for any catalog
@@ -111,11 +112,13 @@ class Trie(nn.Module):
         """Return the tokens of code sequences int64 [B, M, L], -1 for none: int32 [B, M, L], 0 for none."""
         return torch.where(codes < 0, 0, codes + self.first_tokens).int()
 
-    def token_log_probs(self, levels: Iterable[Tensor], tokens: Tensor, items: Tensor | None = None) -> Tensor:
+    def token_log_probs(
+        self, levels: Iterable[Tensor], tokens: Tensor, items: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> Tensor:
         """Return the log-probabilities of the codes of tokens int32 [B, M, L], 0 for none: float32 [B, M, L], -inf for none.
 
         `levels` is as in `item_log_probs`. With the `items` int64 [B, M] that the tokens belong to, each level is normalized over the
-        children of the item's prefix only.
+        children of the item's prefix only. With label smoothing they are smoothed over the codes that a level is normalized over.
         """
         codes = (tokens - self.first_tokens).clamp(min=0).long()
         nodes = [] if items is None else self.nodes(items.clamp(min=1))
@@ -123,23 +126,31 @@ class Trie(nn.Module):
         for depth, log_probs in enumerate(levels):
             expanded = log_probs.expand(*tokens.shape[:-1], -1)
             code = codes[..., depth, None]
-            result.append(expanded.gather(-1, code) if items is None else self._normalize_over_children(depth, expanded, code, nodes))
+            if items is None:
+                result.append(gather_smoothed(expanded, code, label_smoothing))
+            else:
+                result.append(self._normalize_over_children(depth, expanded, code, nodes, label_smoothing))
         return torch.cat(result, -1).masked_fill(tokens[..., :1] == 0, -torch.inf)
 
-    def _normalize_over_children(self, depth: int, log_probs: Tensor, code: Tensor, nodes: list[Tensor]) -> Tensor:
-        """Return the log-softmax of the items' codes among the children of their prefixes, float32 [B, M, 1].
+    def _normalize_over_children(
+        self, depth: int, log_probs: Tensor, code: Tensor, nodes: list[Tensor], label_smoothing: float
+    ) -> Tensor:
+        """Return the smoothed log-softmax of the items' codes among the children of their prefixes, float32 [B, M, 1].
 
         `log_probs` is float32 [B, M, C], `code` int64 [B, M, 1]. With a dense table the softmax is over all C codes, masked;
         elsewhere it is as wide as the node with the most children.
         """
         level, node = self.levels[depth], nodes[depth]
         if level.full:
-            return log_probs.gather(-1, code)
+            return gather_smoothed(log_probs, code, label_smoothing)
         if level.child is not None:
-            return log_probs.masked_fill(level.child[node] < 0, -torch.inf).log_softmax(-1).gather(-1, code)
+            missing = level.child[node] < 0
+            return gather_smoothed(log_probs.masked_fill(missing, -torch.inf).log_softmax(-1), code, label_smoothing, missing)
         child, exists, codes = self._children(depth, node)
-        siblings = log_probs.gather(-1, codes).masked_fill(~exists, -torch.inf)
-        return siblings.log_softmax(-1).gather(-1, nodes[depth + 1].unsqueeze(-1) - child[..., :1])
+        missing = ~exists
+        siblings = log_probs.gather(-1, codes).masked_fill(missing, -torch.inf)
+        place = nodes[depth + 1].unsqueeze(-1) - child[..., :1]
+        return gather_smoothed(siblings.log_softmax(-1), place, label_smoothing, missing)
 
     def _children(self, depth: int, node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the children of nodes int64 [...], side by side, whether each exists, and its code, [..., most children] each."""

@@ -17,6 +17,7 @@ from genrec.errors import UsageError
 from genrec.item_rows import contains, keys, prefixes, ranking
 from genrec.own_ids import OwnIds
 from genrec.semantic_ids import SemanticIds
+from genrec.smoothed_log_probs import gather_smoothed
 from genrec.types import Feedback, FeedbackBounds, Padding, Ranking, SamplerContext, SequenceBatch
 
 
@@ -68,8 +69,12 @@ class WorldPolicy(nn.Module):
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return the log-probability of each code of candidates int64 [B, M], float32 [B, M, L]; -inf for candidate 0."""
+        return self.smoothed_level_log_prob(history, items, 0.0)
+
+    def smoothed_level_log_prob(self, history: Tensor, items: Tensor, label_smoothing: float) -> Tensor:
+        """Return `level_log_prob` with label smoothing, float32 [B, M, L]; see `genrec.types.LabelSmoothing`."""
         codes = self.semantic_ids.codes.to(items.device)[(items - 1).clamp(min=0)]
-        levels = [table.gather(1, codes[..., i]) for i, table in enumerate(self._tables(history))]
+        levels = [gather_smoothed(table, codes[..., i], label_smoothing) for i, table in enumerate(self._tables(history))]
         return torch.stack(levels, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
 
     def _tables(self, history: Tensor) -> list[Tensor]:
@@ -92,7 +97,12 @@ class WorldPolicy(nn.Module):
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         """Return the log-probability of a target after every place, float32 [B, T, L]; targets int64 [B, T], 0 for none."""
-        places = [self.level_log_prob(history[:, : place + 1], targets[:, place : place + 1]) for place in range(history.shape[1])]
+        return self.smoothed_sequence_log_prob(history, targets, 0.0)
+
+    def smoothed_sequence_log_prob(self, history: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        """Return `sequence_log_prob` with label smoothing, float32 [B, T, L]; see `genrec.types.SequenceLabelSmoothing`."""
+        ends = range(1, history.shape[1] + 1)
+        places = [self.smoothed_level_log_prob(history[:, :end], targets[:, end - 1 : end], label_smoothing) for end in ends]
         return torch.cat(places, 1)
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:

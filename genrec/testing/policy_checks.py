@@ -20,6 +20,7 @@ from genrec.testing.policy_trial import TOLERANCE, Trial, all_candidates, check_
 from genrec.testing.ranking_checks import check_rankings
 from genrec.testing.sampling_checks import check_sampling
 from genrec.testing.sequence_loss_checks import check_sequence_loss
+from genrec.testing.smoothing_checks import check_label_smoothing
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.testing.vector_policy_checks import built, list_scores
 from genrec.testing.window_checks import check_windows
@@ -47,6 +48,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     - `sample_items` of a `SamplingPolicy` draws distinct allowed items by its probabilities; see `check_sampling`.
     - `recommend_after` and `sample_items_after` of a `PlaceSearchPolicy` equal `recommend` and `sample_items` of every prefix.
     - `history_states` of a `HistoryStates` depends on the row's items alone; see `check_history_states`.
+    - The smoothed log-probabilities of a `LabelSmoothing` are those of its log-probabilities; see `check_label_smoothing`.
     - A policy that asks for inputs of histories (`genrec.types.InputSpecification`) reads each of them, refuses items alone, and
       passes all of these checks with an `EventHistory`, in which some events have no rating.
     - `sequence_loss` of a `LossPolicy` is a finite scalar with a gradient, or None; see `check_sequence_loss`.
@@ -72,9 +74,10 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
         check_same(trial, "level_log_prob returns other values when it is called again", found, levels(trial))
         _check_weights(trial, specification, found)
     check_history_states(name, specification, trial.policy, trial.history)
+    causal = isinstance(trial.policy, SequencePolicy) and getattr(specification, "causal", False) is True
+    check_label_smoothing(trial, specification, causal)
     _check_gradients(trial)
     if isinstance(trial.policy, LossPolicy):
-        causal = isinstance(trial.policy, SequencePolicy) and getattr(specification, "causal", False) is True
         check_sequence_loss(name, trial.policy, trial.history, causal)
 
 

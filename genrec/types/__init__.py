@@ -39,6 +39,7 @@ from genrec.types.items import (
     ResumableEncoder,
     TrainedQuantizer,
 )
+from genrec.types.label_smoothing import LabelSmoothing, LabelSmoothingSpecification, SequenceLabelSmoothing
 from genrec.types.objective import (
     Candidates,
     CodeProposer,
@@ -158,6 +159,8 @@ __all__ = [
     "ItemVectors",
     "KeepingSplit",
     "LabelDividingSplit",
+    "LabelSmoothing",
+    "LabelSmoothingSpecification",
     "LabelingSplit",
     "LimitedSampler",
     "ListedCodes",
@@ -200,6 +203,7 @@ __all__ = [
     "SamplingCorrection",
     "SamplingPolicy",
     "SequenceBatch",
+    "SequenceLabelSmoothing",
     "SequencePolicy",
     "SizedProposer",
     "Source",

@@ -16,8 +16,8 @@ from worlds import cyclic
 from genrec import pipeline
 from genrec.errors import UsageError
 from genrec.experiment import SFT, Optimization, Validation
+from genrec.item_rows import targets_follow_history
 from genrec.model import Gpt, GptPolicy, kernels
-from genrec.model.gpt import targets_follow_history
 from genrec.model.t5_layers import Dropout, FeedForward
 from genrec.semantic_ids import SemanticIds
 
