@@ -10,7 +10,7 @@ from genrec.quickstart import comparison
 
 PROJECT = Path(__file__).parents[1]
 ROWS = {  # the row of the README's table -> that of the study
-    "TIGER, SFT continued (control)": "taste-continued",
+    "TIGER, SFT continued on all events": "taste-continued",
     "SFT on liked events alone from the start": "taste-sft-liked",
     "SFT continued on liked events alone": "taste-continued-liked",
     "SFT, then DPO over a dislike": "taste-dpo",
