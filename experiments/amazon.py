@@ -13,7 +13,7 @@
 
 The two files are downloaded; `--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and result
 of the small runs and of `windows`: see experiments/results.md; EASE and BPR: experiments/results/parallel.md. The full recipe and
-`long_catalog` have not been run. SASRec: experiments/results/sasrec-beauty.md; its row with repeated sequences has not been run either.
+`long_catalog` have not been run. SASRec: experiments/results/sasrec-beauty.md; its row with repeated sequences has not been run.
 """
 
 from __future__ import annotations
