@@ -22,7 +22,7 @@ from genrec.environment import environment, git_commit, versions
 from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.experiment import Experiment, file_names, flags_in_words, reward_model_in
 from genrec.plugin_errors import attribute_to
-from genrec.progress import say
+from genrec.progress import contained, say
 from genrec.stage_attempts import attempts_file, of_all_attempts
 from genrec.stage_names import align_stage, is_training_stage, kind_of_stage, place_of
 from genrec.store import Artifact, Store, describe, key_of, now
@@ -218,7 +218,8 @@ def _build(
     used = tuple(getattr(experiment, name) for name in USED[kind_of_stage(step.stage)])
     attempts, checkpoint = attempts_file(step.stage, step.key), existing.folder(step.stage, f".{step.key}.partial") / "checkpoint"
     try:
-        with existing.create(step.stage, step.key, about, replace=anew) as folder, attribute_to(used, f"in stage {step.stage}"):
+        store_files = existing.create(step.stage, step.key, about, replace=anew)
+        with contained(), store_files as folder, attribute_to(used, f"in stage {step.stage}"):
             if folder is not None:
                 about["environment"] = of_all_attempts(attempts, checkpoint, environment(), title)
                 about["earlier_seconds"] = _run_builder(experiment, step, artifacts, folder, on_row, helpers)

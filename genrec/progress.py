@@ -88,6 +88,20 @@ def silenced() -> Iterator[None]:
         _silenced.pop()
 
 
+@contextmanager
+def contained() -> Iterator[None]:
+    """Forget, at the end of this context, the `Progress` that was entered within it and never left.
+
+    A generator that shows progress stays open after an error while somebody keeps the error's traceback, as notebooks do. Later work
+    would count as work inside it, and show nothing.
+    """
+    depth = Progress._depth
+    try:
+        yield
+    finally:
+        Progress._depth = min(Progress._depth, depth)
+
+
 def say(message: str) -> None:
     """Print a line to standard error, so that standard output holds the result only. Control characters become spaces."""
     if sys.stderr is not None and not _silenced:  # None if the parent process closed it
@@ -113,7 +127,8 @@ class Progress:
         self._bar: object | None = None
 
     def __enter__(self) -> Progress:
-        self._nested = Progress._depth > 0
+        self._around = Progress._depth
+        self._nested = self._around > 0
         Progress._depth += 1
         return self
 
@@ -180,7 +195,7 @@ class Progress:
         self._bar.update(self._task, completed=self.done, text=text)
 
     def __exit__(self, *_: object) -> None:
-        Progress._depth -= 1
+        Progress._depth = min(Progress._depth, self._around)  # what is left open inside of it no longer counts, see `contained`
         if self._bar is not None:
             self._bar.stop()  # type: ignore[attr-defined]
 

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from genrec import progress
-from genrec.progress import Progress, State, pace, track, watched
+from genrec import pipeline, progress
+from genrec.baselines import Popularity
+from genrec.errors import InputError
+from genrec.experiment import Experiment
+from genrec.progress import Progress, State, contained, pace, track, watched
+from genrec.types import RawTables
+
+OPEN: list[Iterator[int]] = []  # generators that nothing closes
 
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.fixture(autouse=True)
+def no_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what the errors of other tests, which pytest keeps for a while, have left open."""
+    monkeypatch.setattr(Progress, "_depth", 0)
 
 
 @pytest.fixture
@@ -80,6 +95,46 @@ def test_an_error_closes_the_bar(clock: None, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RuntimeError), Progress("failing", 3) as bar:
         bar.advance()
         raise RuntimeError
+    assert Progress._depth == 0
+
+
+def test_work_that_an_error_leaves_open_is_forgotten(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """A kept traceback keeps generators open. When they are closed at last, they change nothing either."""
+    left_open = track(range(4), "left open")
+    with pytest.raises(RuntimeError), contained():
+        next(left_open)
+        raise RuntimeError
+    with Progress("other", 3):
+        left_open.close()  # type: ignore[attr-defined]
+    assert Progress._depth == 0
+    capsys.readouterr()
+    list(track(range(4), "counting"))
+    assert [line.split(" (")[0] for line in capsys.readouterr().err.splitlines()] == ["counting: 2/4", "counting: 4/4"]
+
+
+def test_outer_work_ends_what_is_open_inside_of_it(clock: None) -> None:
+    inner = track(range(4), "inner")
+    with Progress("outer", 3):
+        next(inner)
+        assert Progress._depth == 2
+    assert Progress._depth == 0
+    inner.close()  # type: ignore[attr-defined]
+    assert Progress._depth == 0
+
+
+@dataclass(frozen=True)
+class BreaksOff:
+    """A source that begins to read and fails, and leaves its progress open."""
+
+    def load(self, root: Path) -> RawTables:
+        OPEN.append(track(range(4), "reading"))
+        next(OPEN[-1])
+        raise InputError("the file ends within a line")
+
+
+def test_a_stage_that_fails_while_it_reads_leaves_no_work_open() -> None:
+    with pytest.raises(InputError, match="ends within a line"):
+        pipeline.run(Experiment(name="breaks-off", source=BreaksOff(), policy=Popularity()))
     assert Progress._depth == 0
 
 
