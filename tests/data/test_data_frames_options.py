@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -204,7 +205,38 @@ def test_missing_columns_are_named_with_the_remedy(tmp_path: Path, content: str,
         Frames(written(tmp_path, "events.csv", content)).load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["timestamp", "ts", "day", "event_time", "unixReviewTime", "order-date"])
+def test_the_suggested_columns_keep_the_given_ones_and_name_the_time(tmp_path: Path) -> None:
+    events = written(tmp_path, "events.csv", "customer,sku,stars,bought_at\nu,i,3,2020-01-01\n")
+    suggested = "{'customer': 'user', 'sku': 'item', 'bought_at': 'time', 'stars': 'rating'}"
+    for known in ({}, {"sku": "item", "bought_at": "time"}, {"bought_at": "time", "stars": "rating"}):
+        with pytest.raises(InputError, match=r"name them with Frames\(columns=(\{.*\})\)$") as caught:
+            Frames(events, columns=known).load(tmp_path)
+        columns = ast.literal_eval(str(caught.value).partition("columns=")[2].removesuffix(")"))
+        assert columns == ast.literal_eval(suggested), known
+        assert Frames(events, columns=columns).load(tmp_path).interactions["time"].tolist() == [1_577_836_800]  # 2020-01-01
+
+
+def test_a_suggestion_without_a_time_says_that_the_order_of_rows_counts(tmp_path: Path) -> None:
+    for header, told in (("customer,sku,stars", True), ("buyer,sku,stars", True), ("customer,sku,bought_at", False)):
+        with pytest.raises(InputError, match="name them with") as caught:
+            Frames(written(tmp_path, "events.csv", f"{header}\na,b,1\n"), columns={"sku": "item"}).load(tmp_path)
+        assert ("Without a column 'time' the order of the rows counts" in str(caught.value)) is told
+        assert "Frames(columns={'sku': 'item', " in str(caught.value)
+
+
+def test_the_name_of_the_items_is_one_in_both_tables(tmp_path: Path) -> None:
+    events = written(tmp_path, "events.csv", "user,sku,time\na,b,1\n")
+    items = written(tmp_path, "items.csv", "product_id,name,created_at\nb,Boots,2020-01-01\n")
+    with pytest.raises(InputError, match="both tables need one name for 'item': rename 'product_id' to 'sku' in this one"):
+        Frames(events, items, columns={"sku": "item"}).load(tmp_path)
+    with pytest.raises(InputError, match=r"items\.csv needs a column 'item'.*Frames\(columns=\{'product_id': 'item'\}\)$"):
+        Frames(written(tmp_path, "plain.csv", "user,item,time\na,b,1\n"), items).load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timestamp", "ts", "day", "event_time", "unixReviewTime", "order-date", "bought_at", "createdAt", "Purchased", "date_added"],
+)
 def test_a_time_under_another_name_is_not_ignored_in_silence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Frames(written(tmp_path, "events.csv", f"user,item,{name}\na,b,9\n")).load(tmp_path)
     assert f"events.csv has no column 'time', so the order of its rows counts; if {name!r} holds the times" in capsys.readouterr().err

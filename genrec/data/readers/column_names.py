@@ -18,9 +18,10 @@ _ATOMIC = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 _COMMON = {  # common names in lower case, without separators between words
     "user": ("user", "userid", "uid", "u", "reviewerid", "customer", "customerid", "visitorid", "memberid", "sessionid"),
     "item": ("item", "itemid", "iid", "i", "movieid", "productid", "asin", "parentasin", "articleid", "bookid", "trackid", "sku"),
-    "time": ("time", "timestamp", "ts", "date", "day", "datetime", "createdat", "created"),
+    "time": ("time", "timestamp", "ts", "date", "day", "datetime", "created", "purchased", "ordered", "bought", "viewed", "clicked"),
     "rating": ("rating", "stars", "score", "overall"),
 }
+_MOMENT = re.compile(r".*(time.*|date|date[\W_].*|[\W_]at|[a-z]At)")  # bought_at, createdAt, date_added
 _SEPARATORS = (";", "\t", "|", ",")
 
 
@@ -69,16 +70,29 @@ def check_used(columns: Mapping[str, str], tables: Sequence[tuple[str, Sequence[
             )
 
 
-def missing_column_hint(names: Sequence[str], required: Sequence[str]) -> str:
-    """Return what to do about a table without a required column, after a semicolon, or nothing."""
+def missing_column_hint(names: Sequence[str], required: Sequence[str], given: Mapping[str, str]) -> str:
+    """Return what to do about a table without a required column, after a semicolon.
+
+    `given` is `Frames.columns`: the suggested mapping keeps it. Interactions without a time are told that the order of rows counts.
+    """
     if len(names) == 1:
         found = next((separator for separator in _SEPARATORS if separator in names[0]), None)
         if found is not None:
             return f"; the columns look separated by {found!r}: set Frames(separator={found!r}) or --source.separator"
-    columns = guess_columns(names)
-    if columns and set(required) <= {*names, *columns.values()}:
-        return f"; name them with Frames(columns={columns})"
-    return "; name them with Frames(columns={...}), from the table's names to these"
+    renamed = rename(names, given)
+    guessed = {name: target for name, target in guess_columns(renamed).items() if "user" in required or target in required}
+    for name, target in guessed.items():
+        if target in required and target in given.values():
+            other = next(each for each in given if given[each] == target)
+            return f"; both tables need one name for {target!r}: rename {name!r} to {other!r} in this one"
+    columns = {**given, **{name: target for name, target in guessed.items() if target not in given.values()}}
+    missing = [name for name in required if name not in (*renamed, *columns.values())]
+    untimed = "user" in required and "time" not in (*renamed, *columns.values())
+    time = ". Without a column 'time' the order of the rows counts" if untimed else ""
+    if columns and not missing:
+        return f"; name them with Frames(columns={columns}){time}"
+    known = "".join(f"{name!r}: {target!r}, " for name, target in columns.items())
+    return f"; name them with Frames(columns={{{known}...}}), from the table's names to these{time}"
 
 
 def guess_columns(names: Sequence[str]) -> dict[str, str]:
@@ -88,7 +102,7 @@ def guess_columns(names: Sequence[str]) -> dict[str, str]:
         if target not in names:
             found = [name for name in names if _simplified(name) in common]
             if target == "time" and not found:
-                found = [name for name in names if "time" in _simplified(name) or _simplified(name).endswith("date")]
+                found = [name for name in names if _MOMENT.fullmatch(name) or _MOMENT.fullmatch(name.casefold())]
             if found:
                 guessed[found[0]] = target
     return guessed

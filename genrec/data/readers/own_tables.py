@@ -108,7 +108,7 @@ class OwnTable:
         """Yield the item tables. A column without a name, such as the index that pandas writes, is not read."""
         raw, rows = self._item_rows(bad_rows)
         names = rename(raw, self.columns)
-        check_columns(names, ("item",), self.name, missing_column_hint(raw, ("item",)))
+        check_columns(names, ("item",), self.name, missing_column_hint(raw, ("item",), self.columns))
         places = [place for place, name in enumerate(names) if name not in ("", "Unnamed: 0")]
         selected = ((line, [fields[place] for place in places]) for line, fields in rows)
         yield from item_tables_from_plain_rows(selected, [names[place] for place in places], bad_rows, max_bad_rows)
@@ -156,12 +156,13 @@ class OwnTable:
     def _named_events(self, raw: list[str]) -> list[str]:
         """Return genrec's names of the columns of interactions. Raise InputError without a user or an item, warn without a time."""
         names = rename(raw, self.columns)
-        check_columns(names, REQUIRED, self.name, missing_column_hint(raw, REQUIRED))
+        check_columns(names, REQUIRED, self.name, missing_column_hint(raw, REQUIRED, self.columns))
         likely = [name for name, target in guess_columns(names).items() if target == "time"]
         if likely:
+            columns = {**self.columns, likely[0]: "time"}
             say(
                 f"warning: {self.name} has no column 'time', so the order of its rows counts; if {likely[0]!r} holds the times, set "
-                f"Frames(columns={{{likely[0]!r}: 'time'}})"
+                f"Frames(columns={columns})"
             )
         return names
 
