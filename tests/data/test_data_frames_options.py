@@ -72,6 +72,46 @@ def test_any_separator(tmp_path: Path, separator: str, suffix: str) -> None:
     same(Frames(*paths, separator=separator), expected(tmp_path))
 
 
+def test_each_table_has_its_own_separator(tmp_path: Path) -> None:
+    """A separator that leaves one column in a table is an error with the field to set, until both are read."""
+    events = written(tmp_path, "events.csv", PLAIN.replace(",", ";"))
+    items = written(tmp_path, "items.csv", ITEMS)
+    same(Frames(events, items, separator=";", items_separator=","), expected(tmp_path))
+    same(
+        Frames(tmp_path / "plain.csv", written(tmp_path, "tabs.csv", ITEMS.replace(",", "\t")), items_separator=r"\t"),
+        expected(tmp_path),
+    )
+    with pytest.raises(InputError, match=r"columns of events\.csv look separated by ';': set Frames\(separator=';'\) or --source"):
+        Frames(events, items).load(tmp_path)
+    told = r"items\.csv look separated by ',': set Frames\(items_separator=','\) or --source\.items-separator \",\""
+    with pytest.raises(InputError, match=told):
+        Frames(events, items, separator=";").load(tmp_path)
+
+
+def test_renamed_columns_get_the_hint_on_the_separator_too(tmp_path: Path) -> None:
+    events = written(tmp_path, "german.csv", "customer;sku\na;b\n")
+    with pytest.raises(
+        InputError, match=r"no table has: german\.csv has 'customer;sku'; the columns of german\.csv look separated by ';'"
+    ):
+        Frames(events, columns={"customer": "user", "sku": "item"}).load(tmp_path)
+    items = written(tmp_path, "items.csv", "sku,name\nb,c\n")
+    with pytest.raises(InputError, match=r"of items\.csv look separated by ',': set Frames\(items_separator=','\)"):
+        Frames(events, items, columns={"customer": "user", "sku": "item", "name": "text"}, separator=";").load(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [None, {"customer": "user", "sku": "item", "name": "text"}])
+def test_swapped_tables_are_named(tmp_path: Path, columns: dict[str, str] | None) -> None:
+    events = written(tmp_path, "purchases.csv", "customer,sku,day\na,b,2020-01-01\n")
+    items = written(tmp_path, "products.csv", "sku,name\nb,c\n")
+    with pytest.raises(
+        InputError, match=r"products\.csv, given as the interactions, has no column of users, but purchases\.csv.* swapped"
+    ):
+        Frames(items, events, columns=columns).load(tmp_path)
+    with pytest.raises(InputError) as caught:  # no table has users
+        Frames(items, items, columns=columns and {"sku": "item"}).load(tmp_path)
+    assert "swapped" not in str(caught.value)
+
+
 def test_atomic_files_of_recbole(tmp_path: Path) -> None:
     """Headers have types, times are fractions, and names are RecBole's; a CSV file may have such a header too."""
     rows = PLAIN.splitlines()[1:]
@@ -194,7 +234,7 @@ def test_unknown_columns_are_refused_with_those_that_exist(tmp_path: Path, colum
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("user;item\na;b\n", r"it has 'user;item'; the columns look separated by ';': set Frames\(separator=';'\)"),
+        ("user;item\na;b\n", r"it has 'user;item'; the columns of events\.csv look separated by ';': set Frames\(separator=';'\)"),
         ("user|item\na|b\n", r"separated by '\|'"),
         ("user\titem\na\tb\n", r"separated by '\\t'"),
         ("user_id,movieId,ts\na,b,1\n", r"Frames\(columns=\{'user_id': 'user', 'movieId': 'item', 'ts': 'time'\}\)"),
@@ -251,6 +291,8 @@ def test_a_time_under_another_name_is_not_ignored_in_silence(name: str, tmp_path
         ({"columns": {"a": "user", "b": "user"}}, "gives 'a', 'b' one name, 'user'"),
         ({"columns": ["user"]}, "must map names"),
         ({"separator": ""}, "without quotes and line ends, got ''"),
+        ({"items_separator": ""}, "Frames.items_separator must be text"),
+        ({"items_separator": ";"}, "for a text file of items"),
         ({"separator": '"'}, "without quotes and line ends"),
         ({"time_format": "%Q"}, "is no format of times"),
         ({"time_format": "%d.%m."}, "has no year"),
@@ -274,6 +316,7 @@ def test_options_are_in_the_key_where_they_change_the_result(tmp_path: Path) -> 
     assert plain == {"class": plain["class"], "fingerprint": plain["fingerprint"], "max_bad_rows": 0.01}
     assert describe(Frames(path, encoding="UTF8", columns={}), tmp_path) == plain
     options = ({"columns": {"time": "time"}}, {"separator": ";"}, {"time_format": "%Y"}, {"encoding": "latin-1"})
+    assert len({Frames(path, path), Frames(path, path, items_separator=";")}) == 2
     keys = [describe(Frames(path, **each), tmp_path) for each in options]  # type: ignore[arg-type]
     assert all(key != plain for key in keys)
     assert len({Frames(path), *(Frames(path, **each) for each in options)}) == 5  # type: ignore[arg-type]
