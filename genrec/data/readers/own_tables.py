@@ -32,7 +32,7 @@ from genrec.data.readers.raw_tables import DECIMAL_COMMA, FLOAT_IDS, item_tables
 from genrec.data.readers.time_texts import NOT_IN_FORMAT, UNREADABLE, TimeTexts
 from genrec.data.readers.upstream_files import NUL_BYTE, Block, UpstreamFile, lines_of
 from genrec.errors import InputError, UsageError
-from genrec.input_files import file_suffix
+from genrec.input_files import file_suffix, missing_file
 from genrec.progress import say
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}  # .inter and .item are RecBole's
@@ -182,7 +182,7 @@ class OwnTable:
 def existing(path: Path) -> Path:
     """Return the path of a file; raise InputError if there is none."""
     if not path.is_file():
-        raise InputError(f"there is no file {path}; expected a table in CSV, TSV, JSON lines, Parquet or RecBole's atomic format")
+        raise missing_file(path, "a table in CSV, TSV, JSON lines, Parquet or RecBole's atomic format")
     return path
 
 
