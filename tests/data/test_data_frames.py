@@ -192,7 +192,7 @@ def test_invalid_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         told = f"there is no file {known / 'purchase.csv'}{folder}; expected a table in {formats}"
         assert str(caught.value) == f"{told}; did you mean 'purchases.csv'?"
     for unlike in ("absent/events.csv", str(tmp_path / "unlike.csv")):
-        with pytest.raises(InputError, match="atomic format$"):
+        with pytest.raises(InputError, match=r"atomic format$"):
             Frames(unlike).load(tmp_path)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="expected a Parquet file; restore it or point to another file"):
