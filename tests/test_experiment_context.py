@@ -63,7 +63,7 @@ def test_a_sampler_is_checked_on_the_data_of_an_experiment(tmp_path: Path, monke
     assert context.items is not None
     assert {"item_id", "text", "brand"} <= set(context.items)
     check_sampler(SameBrand(), context)
-    with pytest.raises(ContractError, match=r"raised KeyError\('size'\) at \S*test_experiment_context.py:\d+$"):  # no hint on other data
+    with pytest.raises(ContractError, match=r"raised KeyError\('size'\) at \S*_context.py:\d+$"):  # no hint on the small data set
         check_sampler(SameBrand("size"), context)
 
 
