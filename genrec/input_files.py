@@ -9,11 +9,11 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from genrec.errors import GenrecError, InputError, UsageError
+from genrec.errors import GenrecError, InputError, UsageError, did_you_mean
 
 DAMAGE = (  # what the readers of gzip and zip files raise for damaged bytes
     EOFError,
@@ -47,6 +47,15 @@ def as_path(value: object, field: str) -> Path:
 def file_suffix(path: Path) -> str:
     """Return the last suffix of a file in lower case, by which its format is known: `.csv` of `DATA.CSV`; "" if it has none."""
     return path.suffix.lower()
+
+
+def missing_file(path: Path, expected: str = "") -> InputError:
+    """Return the error of a file that does not exist: the folder of a relative path, `expected`, and the nearest name beside it."""
+    place = "" if path.is_absolute() else f" in the current folder {os.path.abspath(os.curdir)}"
+    beside: list[str] = []
+    with suppress(OSError):  # the folder may be missing or unreadable
+        beside = [each.name for each in sorted(path.parent.iterdir()) if each.is_file()]
+    return InputError(f"there is no file {path}{place}{expected and f'; expected {expected}'}{did_you_mean(path.name, beside)}")
 
 
 def optional_path(value: Path | str | None) -> Path | None:

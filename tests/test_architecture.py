@@ -67,6 +67,7 @@ TOP = [
     "stages",
     "stage_attempts",
     "pipeline",
+    "experiment_context",
     "target_seeds",
     "run_file_format",
     "row_settings",

@@ -115,7 +115,9 @@ def test_an_id_that_begins_with_title_is_told_apart_from_a_search() -> None:
         InputError, match=r"'foo' is in the titles of 2 items[^$]*the item with the id 'title:foo' is named 'id:title:foo'"
     ):
         catalog.number_of("title:foo")
-    with pytest.raises(InputError, match=r"^id:foo: no item has the id 'foo' among the 3 items"):
+    with pytest.raises(
+        InputError, match=r"^id:foo: no item has the id 'foo' among the 3 items of the catalog; items without events and"
+    ):
         catalog.number_of("id:foo")  # a word of titles
 
 

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_statistics import order_of_ties, share_decided_by_ties
-from genrec.data.feedback_statistics import feedback_lines
+from genrec.data.feedback_statistics import feedback_lines, rating_lines
 from genrec.data.splits import BEGIN, END, PARTS
 from genrec.errors import counted
 from genrec.types import NO_TEXT
@@ -23,7 +23,7 @@ FIRST_DATE, LAST_DATE = 19_000_101, 21_001_231  # numbers in this range may be d
 
 
 def lines(corpus: Corpus) -> Iterator[str]:
-    """Yield the report: size, shape, times, parts, text, removed rows with their reasons, and warnings."""
+    """Yield the report: size, shape, times, parts, ratings, text, removed rows with their reasons, and warnings."""
     stats = corpus.statistics
     size = ", ".join(counted(stats[f"{noun}s"], noun) for noun in ("user", "item", "interaction"))
     yield f"{size}, density {stats['density']:.4%}"
@@ -43,6 +43,7 @@ def lines(corpus: Corpus) -> Iterator[str]:
         yield f"ties in time: {_order_of_ties(corpus)}; {decided}"
     parts = ", ".join(f"{name} {stats['parts'][name]:,}" for name in PARTS)
     yield f"events per part: {parts}; users tested: {stats['users_tested']:,}"
+    yield from rating_lines(corpus)
     yield from feedback_lines(corpus)
     yield from _text(corpus)
     yield from _removed(corpus)
@@ -84,7 +85,8 @@ def _text(corpus: Corpus) -> Iterator[str]:
     yield f"text: {share:.1%} of the items have text" + (f", median {characters.median():.0f} characters" if len(characters) else "")
     for name in ("items_without_metadata", "items_without_text", "metadata_without_events"):
         if stats[name]:
-            yield f"  {name.replace('_', ' ')}: {stats[name]:,}"
+            note = " (items without events are not in the catalog)" if name == "metadata_without_events" else ""
+            yield f"  {name.replace('_', ' ')}: {stats[name]:,}{note}"
 
 
 def _removed(corpus: Corpus) -> Iterator[str]:

@@ -14,6 +14,7 @@ from genrec.data.splits import BEGIN, END, PARTS, TEST, VALIDATION, chunks
 from genrec.types import FeedbackBounds
 from genrec.types.data import DISLIKED, LIKED, NEUTRAL, Histories
 
+ROWS = 1 << 20  # ratings in memory at once
 LABELS = {"liked": LIKED, "neutral": NEUTRAL, "disliked": DISLIKED}
 HeldOutPart = Literal["validation", "test"]
 HELD_OUT: dict[HeldOutPart, tuple[int, int]] = {"validation": (VALIDATION, TEST), "test": (TEST, END)}  # columns of bounds
@@ -87,6 +88,28 @@ def events_after_liked(counts: EventCounts, item: ndarray) -> dict[str, dict[str
     """Return what was left out after the users' last liked events, from the counts before; `item` is int32 [E] of the events left."""
     left = {"interactions": counts.total - len(item), "users": 0, "items": counts.num_items - len(np.unique(item))}
     return {"events after the last liked one": left}
+
+
+def rating_lines(corpus: Corpus) -> list[str]:
+    """Return the line of the data report on the ratings of the kept events, with the share of each label; none without ratings."""
+    if corpus.rating is None:
+        return []
+    total, count, added, least, largest = len(corpus.rating), 0, 0.0, np.inf, -np.inf
+    for begin in range(0, total, ROWS):
+        known = np.array(corpus.rating[begin : begin + ROWS])
+        known = known[~np.isnan(known)]
+        if len(known):
+            count, added = count + len(known), added + float(known.sum())
+            least, largest = min(least, known.min()), max(largest, known.max())
+    if not count:
+        return []
+    missing = f" ({total - count:,} missing)" if count < total else ""
+    line = f"ratings: {count:,} of {total:,} events{missing}, min {least:g}, mean {added / count:.2f}, max {largest:g}"
+    stats = corpus.statistics.get("feedback")
+    if stats is not None:
+        shares = {name: sum(part[name] for part in stats["events"].values()) / total for name in LABELS}
+        line += "; " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    return [line]
 
 
 def feedback_lines(corpus: Corpus) -> list[str]:

@@ -61,7 +61,8 @@ def _warn_of_equal(vectors: ndarray, item_ids: Sequence[str]) -> None:
         groups = counted(int((counts > 1).sum()), "group")
         warnings.warn(
             f"{equal.sum()} of {len(vectors)} items share their vector with another item, in {groups}; the largest has "
-            f"{counts.max()} items: {_preview(group == counts.argmax(), item_ids)}. No quantizer can distinguish them",
+            f"{counts.max()} items: {_preview(group == counts.argmax(), item_ids)}. No quantizer can distinguish them; add "
+            "columns to the text, or vectors of interactions: Concatenated((..., Item2Vec())), or Collaborative() in its place",
             stacklevel=3,
         )
 

@@ -136,7 +136,9 @@ class CatalogItems:
         cause = self._cause(item)
         near = difflib.get_close_matches(item, self.ids[:MAX_COMPARED], 1)
         hint = cause or (f"the nearest id is {near[0]!r}" if near else "search a title with 'genrec recommend NAME --search TEXT'")
-        return f"no item has the id {item!r} among the {counted(len(self), 'item')} that the data keep after their filters; {hint}"
+        items = f"the {counted(len(self), 'item')} of the catalog"
+        left_out = "items without events and items that a filter removed are not in it"
+        return f"no item has the id {item!r} among {items}; {left_out}; {hint}"
 
 
 def shortened(text: str, length: int) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from genrec.data.readers.raw_tables import id_text
 from genrec.errors import InputError, UsageError
-from genrec.input_files import file_suffix, parse_json, reading
+from genrec.input_files import file_suffix, missing_file, parse_json, reading
 from genrec.serving.table_files import FORMATS
 
 COLUMNS = ("user_id", "item_id", "history")
@@ -45,7 +45,7 @@ def read_requests(path: Path) -> Iterator[Requested]:
     if file_suffix(path) not in FORMATS:
         raise UsageError(f"the file of users or histories must end in {', '.join(FORMATS)}, got {str(path)!r}")
     if not path.is_file():
-        raise InputError(f"there is no file {path}")
+        raise missing_file(path)
     columns, lines = _READERS[file_suffix(path)](path)
     if "user_id" not in columns or {"item_id", "history"} <= set(columns):
         raise InputError(f"{path} has the columns {', '.join(columns) or '(none)'}; expected {EXPECTED}")

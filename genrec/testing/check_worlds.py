@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from genrec.item_rows import contains, keys, prefixes, ranking
 from genrec.own_ids import OwnIds
 from genrec.semantic_ids import SemanticIds
 from genrec.smoothed_log_probs import gather_smoothed
+from genrec.testing.specification_checks import ContractError
 from genrec.types import Feedback, FeedbackBounds, Padding, Ranking, SamplerContext, SequenceBatch
 
 
@@ -52,6 +54,26 @@ def sampler_context(seed: int = 0, items: int = 60, users: int = 40) -> SamplerC
     policy = WorldPolicy(semantic_ids, vectors_).eval().requires_grad_(False)
     own_ids = OwnIds(lambda user: f"user-{user}", lambda item: f"item-{item}")
     return SamplerContext(items, interactions, popularity, vectors_, semantic_ids, policy, catalog, own_ids=own_ids)
+
+
+@contextmanager
+def context_or_small(context: SamplerContext | None, check: str) -> Iterator[SamplerContext]:
+    """Yield `context`, or the small synthetic one for None.
+
+    Raise the ContractError of a plug-in that looks up a name with the columns that the synthetic one has, and with the call of `check`
+    that reads the user's own data.
+    """
+    found = context if context is not None else sampler_context()
+    try:
+        yield found
+    except ContractError as error:
+        if context is not None or not isinstance(error.__cause__, KeyError | AttributeError) or found.items is None:
+            raise
+        raise ContractError(
+            f"{error}; the check runs on a small data set of its own: context.items has the columns {', '.join(found.items.columns)}, "
+            f"and context.interactions {', '.join(found.interactions.columns)}; to check on your own data, write "
+            f"{check}(..., experiment_context(EXPERIMENT)) in Python: see docs/plugins.md"
+        ) from error.__cause__
 
 
 class WorldPolicy(nn.Module):

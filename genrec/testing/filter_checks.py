@@ -10,7 +10,7 @@ from torch import Tensor
 from genrec.errors import InputError
 from genrec.own_ids import name_user
 from genrec.preference.exclusions import rows_of
-from genrec.testing.check_worlds import batches_of, sampler_context
+from genrec.testing.check_worlds import batches_of, context_or_small
 from genrec.testing.plugin_watch import call_plugin, check_unchanged
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import CandidateFilter, SamplerContext, SequenceBatch
@@ -34,8 +34,12 @@ def check_filter(candidate_filter: CandidateFilter, context: SamplerContext | No
     - the batch, the candidates, the context and global random state stay unchanged.
     """
     check_specification(candidate_filter, CandidateFilter, "refuse(context)")
+    with context_or_small(context, "check_filter") as known:
+        _check_on(known, candidate_filter)
+
+
+def _check_on(context: SamplerContext, candidate_filter: CandidateFilter) -> None:
     name = type(candidate_filter).__name__
-    context = context if context is not None else sampler_context()
     batch = next(batches_of(context, MAX_EXAMPLES), None)
     if batch is None:
         raise InputError("the context is too small to check a filter: no user has 2 training items")

@@ -6,7 +6,7 @@ import torch
 
 from genrec.errors import InputError
 from genrec.preference.vectors import checked_vectors
-from genrec.testing.check_worlds import sampler_context
+from genrec.testing.check_worlds import context_or_small
 from genrec.testing.plugin_watch import call_plugin, check_unchanged
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import ItemVectors, SamplerContext
@@ -23,7 +23,12 @@ def check_item_vectors(vectors: ItemVectors, context: SamplerContext | None = No
     - the context, the mode of the policy and global random state stay unchanged.
     """
     check_specification(vectors, ItemVectors, "vectors(context)")
-    context, name = context if context is not None else sampler_context(), type(vectors).__name__
+    with context_or_small(context, "check_item_vectors") as known:
+        _check_on(known, vectors)
+
+
+def _check_on(context: SamplerContext, vectors: ItemVectors) -> None:
+    name = type(vectors).__name__
     with check_unchanged(name, context, {}, "draw from your own generator, seeded by a field"):
         try:
             first, second = (call_plugin(name, "vectors(context)", lambda: checked_vectors(vectors, context)) for _ in range(2))

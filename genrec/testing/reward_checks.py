@@ -8,7 +8,7 @@ from torch import Tensor
 from genrec.errors import InputError
 from genrec.own_ids import name_item
 from genrec.preference.rewards.reward_tables import not_a_rating
-from genrec.testing.check_worlds import batches_of, sampler_context
+from genrec.testing.check_worlds import batches_of, context_or_small
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
 from genrec.testing.specification_checks import ContractError, check_names, check_specification
 from genrec.types import PolicyReward, Rating, Reward, SamplerContext, SequenceBatch
@@ -36,7 +36,11 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     """
     check_specification(reward, Reward, "rate(context)")
     check_names(reward, CAPABILITIES, FORMER)
-    context = context if context is not None else sampler_context()
+    with context_or_small(context, "check_reward") as known:
+        _check_on(known, reward)
+
+
+def _check_on(context: SamplerContext, reward: Reward) -> None:
     batch = next(batches_of(context, MAX_EXAMPLES), None)
     if batch is None:
         raise InputError("the context is too small to check a reward: no user has 2 training items")

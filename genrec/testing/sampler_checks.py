@@ -17,7 +17,7 @@ from genrec.own_ids import name_item, name_user
 from genrec.preference.draw_contract import DrawContract
 from genrec.preference.exclusions import rows_of
 from genrec.preference.negatives.capabilities import checked_draw, policy_refreshes
-from genrec.testing.check_worlds import batches_of, sampler_context
+from genrec.testing.check_worlds import batches_of, context_or_small
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
 from genrec.testing.specification_checks import ContractError, check_names, check_specification
 from genrec.types import ComposedSampler, Draw, NegativeSampler, SamplerContext, SequenceBatch
@@ -55,7 +55,11 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
     """
     check_specification(sampler, NegativeSampler, "build(context)")
     check_names(sampler, METHODS, {}, DRAW_FIELDS)
-    context = context if context is not None else sampler_context()
+    with context_or_small(context, "check_sampler") as known:
+        _check_on(known, sampler)
+
+
+def _check_on(context: SamplerContext, sampler: NegativeSampler) -> None:
     batch = next(batches_of(context, MAX_EXAMPLES), None)
     if batch is None or context.item_count < 4:
         raise InputError(

@@ -6,7 +6,8 @@ For a level of C codes with frequencies p_c over the items:
     reconstruction    sum_i |x_i - x'_i|^2 / sum_i |x_i - mean|^2: 0 is exact, 1 is the error of the mean vector; null if all vectors
                       are equal, and for listed codes
     could_use         number of the level's codes that the vectors could use: min(C, distinct vectors). For later levels, only vectors
-                      that share all earlier codes with a different vector are counted
+                      that share all earlier codes with a different vector are counted. The others also get codes, but need none, so
+                      that a later level may use more
 An item is `collided` if it shares all of its codes with another item. No quantizer can distinguish equal vectors, so their collisions
 are counted separately, and so are those of nearly equal vectors (see `NEAR`).
 """

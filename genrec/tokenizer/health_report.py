@@ -88,7 +88,8 @@ def _collisions(figures: dict[str, Any]) -> Iterator[str]:
 def _used(level: dict[str, Any]) -> str:
     """Return a level's used codes and perplexity as text."""
     could = level.get("could_use", level["size"])
-    limit = f" (at most {could:,} possible with these vectors)" if could < level["size"] else ""
+    use = "possible with" if level["level"] == 1 else "needed to distinguish"  # a unique prefix needs no further code, but gets one
+    limit = f" (at most {could:,} {use} these vectors)" if could < level["size"] else ""
     return f"{level['used']:,} of {level['size']:,} codes used{limit}, perplexity {level['perplexity']:,.1f}"
 
 

@@ -176,13 +176,24 @@ def test_invalid_columns(tmp_path: Path, content: str, message: str) -> None:
         Frames(tmp_path / "events.csv").load(tmp_path)
 
 
-def test_invalid_paths(tmp_path: Path) -> None:
+def test_invalid_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("table.xlsx", "table"):
         (tmp_path / name).touch()
         with pytest.raises(InputError, match=r"expected a name that ends in \.csv"):
             Frames(tmp_path / name).load(tmp_path)
     with pytest.raises(InputError, match="there is no file"):
         Frames(str(tmp_path / "absent.csv")).load(tmp_path)
+    (tmp_path / "purchases.csv").touch()
+    for known, folder in ((tmp_path, ""), (Path(), f" in the current folder {tmp_path}")):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError) as caught:
+            Frames(known / "purchase.csv").load(tmp_path)
+        formats = "CSV, TSV, JSON lines, Parquet or RecBole's atomic format"
+        told = f"there is no file {known / 'purchase.csv'}{folder}; expected a table in {formats}"
+        assert str(caught.value) == f"{told}; did you mean 'purchases.csv'?"
+    for unlike in ("absent/events.csv", str(tmp_path / "unlike.csv")):
+        with pytest.raises(InputError, match=r"atomic format$"):
+            Frames(unlike).load(tmp_path)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="expected a Parquet file; restore it or point to another file"):
         Frames(tmp_path / "broken.parquet").load(tmp_path)

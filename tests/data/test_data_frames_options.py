@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -69,6 +70,46 @@ def test_any_separator(tmp_path: Path, separator: str, suffix: str) -> None:
     packed = [gzip.compress(content) if suffix.endswith("gz") else content for content in contents]
     paths = [written(tmp_path, f"{number}.{suffix}", content) for number, content in enumerate(packed)]
     same(Frames(*paths, separator=separator), expected(tmp_path))
+
+
+def test_each_table_has_its_own_separator(tmp_path: Path) -> None:
+    """A separator that leaves one column in a table is an error with the field to set, until both are read."""
+    events = written(tmp_path, "events.csv", PLAIN.replace(",", ";"))
+    items = written(tmp_path, "items.csv", ITEMS)
+    same(Frames(events, items, separator=";", items_separator=","), expected(tmp_path))
+    same(
+        Frames(tmp_path / "plain.csv", written(tmp_path, "tabs.csv", ITEMS.replace(",", "\t")), items_separator=r"\t"),
+        expected(tmp_path),
+    )
+    with pytest.raises(InputError, match=r"columns of events\.csv look separated by ';': set Frames\(separator=';'\) or --source"):
+        Frames(events, items).load(tmp_path)
+    told = r"items\.csv look separated by ',': set Frames\(items_separator=','\) or --source\.items-separator \",\""
+    with pytest.raises(InputError, match=told):
+        Frames(events, items, separator=";").load(tmp_path)
+
+
+def test_renamed_columns_get_the_hint_on_the_separator_too(tmp_path: Path) -> None:
+    events = written(tmp_path, "german.csv", "customer;sku\na;b\n")
+    with pytest.raises(
+        InputError, match=r"no table has: german\.csv has 'customer;sku'; the columns of german\.csv look separated by ';'"
+    ):
+        Frames(events, columns={"customer": "user", "sku": "item"}).load(tmp_path)
+    items = written(tmp_path, "items.csv", "sku,name\nb,c\n")
+    with pytest.raises(InputError, match=r"of items\.csv look separated by ',': set Frames\(items_separator=','\)"):
+        Frames(events, items, columns={"customer": "user", "sku": "item", "name": "text"}, separator=";").load(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [None, {"customer": "user", "sku": "item", "name": "text"}])
+def test_swapped_tables_are_named(tmp_path: Path, columns: dict[str, str] | None) -> None:
+    events = written(tmp_path, "purchases.csv", "customer,sku,day\na,b,2020-01-01\n")
+    items = written(tmp_path, "products.csv", "sku,name\nb,c\n")
+    with pytest.raises(
+        InputError, match=r"products\.csv, given as the interactions, has no column of users, but purchases\.csv.* swapped"
+    ):
+        Frames(items, events, columns=columns).load(tmp_path)
+    with pytest.raises(InputError) as caught:  # no table has users
+        Frames(items, items, columns=columns and {"sku": "item"}).load(tmp_path)
+    assert "swapped" not in str(caught.value)
 
 
 def test_atomic_files_of_recbole(tmp_path: Path) -> None:
@@ -193,7 +234,7 @@ def test_unknown_columns_are_refused_with_those_that_exist(tmp_path: Path, colum
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("user;item\na;b\n", r"it has 'user;item'; the columns look separated by ';': set Frames\(separator=';'\)"),
+        ("user;item\na;b\n", r"it has 'user;item'; the columns of events\.csv look separated by ';': set Frames\(separator=';'\)"),
         ("user|item\na|b\n", r"separated by '\|'"),
         ("user\titem\na\tb\n", r"separated by '\\t'"),
         ("user_id,movieId,ts\na,b,1\n", r"Frames\(columns=\{'user_id': 'user', 'movieId': 'item', 'ts': 'time'\}\)"),
@@ -204,7 +245,38 @@ def test_missing_columns_are_named_with_the_remedy(tmp_path: Path, content: str,
         Frames(written(tmp_path, "events.csv", content)).load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["timestamp", "ts", "day", "event_time", "unixReviewTime", "order-date"])
+def test_the_suggested_columns_keep_the_given_ones_and_name_the_time(tmp_path: Path) -> None:
+    events = written(tmp_path, "events.csv", "customer,sku,stars,bought_at\nu,i,3,2020-01-01\n")
+    suggested = "{'customer': 'user', 'sku': 'item', 'bought_at': 'time', 'stars': 'rating'}"
+    for known in ({}, {"sku": "item", "bought_at": "time"}, {"bought_at": "time", "stars": "rating"}):
+        with pytest.raises(InputError, match=r"name them with Frames\(columns=(\{.*\})\)$") as caught:
+            Frames(events, columns=known).load(tmp_path)
+        columns = ast.literal_eval(str(caught.value).partition("columns=")[2].removesuffix(")"))
+        assert columns == ast.literal_eval(suggested), known
+        assert Frames(events, columns=columns).load(tmp_path).interactions["time"].tolist() == [1_577_836_800]  # 2020-01-01
+
+
+def test_a_suggestion_without_a_time_says_that_the_order_of_rows_counts(tmp_path: Path) -> None:
+    for header, told in (("customer,sku,stars", True), ("buyer,sku,stars", True), ("customer,sku,bought_at", False)):
+        with pytest.raises(InputError, match="name them with") as caught:
+            Frames(written(tmp_path, "events.csv", f"{header}\na,b,1\n"), columns={"sku": "item"}).load(tmp_path)
+        assert ("Without a column 'time' the order of the rows counts" in str(caught.value)) is told
+        assert "Frames(columns={'sku': 'item', " in str(caught.value)
+
+
+def test_the_name_of_the_items_is_one_in_both_tables(tmp_path: Path) -> None:
+    events = written(tmp_path, "events.csv", "user,sku,time\na,b,1\n")
+    items = written(tmp_path, "items.csv", "product_id,name,created_at\nb,Boots,2020-01-01\n")
+    with pytest.raises(InputError, match="both tables need one name for 'item': rename 'product_id' to 'sku' in this one"):
+        Frames(events, items, columns={"sku": "item"}).load(tmp_path)
+    with pytest.raises(InputError, match=r"items\.csv needs a column 'item'.*Frames\(columns=\{'product_id': 'item'\}\)$"):
+        Frames(written(tmp_path, "plain.csv", "user,item,time\na,b,1\n"), items).load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timestamp", "ts", "day", "event_time", "unixReviewTime", "order-date", "bought_at", "createdAt", "Purchased", "date_added"],
+)
 def test_a_time_under_another_name_is_not_ignored_in_silence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Frames(written(tmp_path, "events.csv", f"user,item,{name}\na,b,9\n")).load(tmp_path)
     assert f"events.csv has no column 'time', so the order of its rows counts; if {name!r} holds the times" in capsys.readouterr().err
@@ -219,6 +291,8 @@ def test_a_time_under_another_name_is_not_ignored_in_silence(name: str, tmp_path
         ({"columns": {"a": "user", "b": "user"}}, "gives 'a', 'b' one name, 'user'"),
         ({"columns": ["user"]}, "must map names"),
         ({"separator": ""}, "without quotes and line ends, got ''"),
+        ({"items_separator": ""}, "Frames.items_separator must be text"),
+        ({"items_separator": ";"}, "for a text file of items"),
         ({"separator": '"'}, "without quotes and line ends"),
         ({"time_format": "%Q"}, "is no format of times"),
         ({"time_format": "%d.%m."}, "has no year"),
@@ -242,6 +316,7 @@ def test_options_are_in_the_key_where_they_change_the_result(tmp_path: Path) -> 
     assert plain == {"class": plain["class"], "fingerprint": plain["fingerprint"], "max_bad_rows": 0.01}
     assert describe(Frames(path, encoding="UTF8", columns={}), tmp_path) == plain
     options = ({"columns": {"time": "time"}}, {"separator": ";"}, {"time_format": "%Y"}, {"encoding": "latin-1"})
+    assert len({Frames(path, path), Frames(path, path, items_separator=";")}) == 2
     keys = [describe(Frames(path, **each), tmp_path) for each in options]  # type: ignore[arg-type]
     assert all(key != plain for key in keys)
     assert len({Frames(path), *(Frames(path, **each) for each in options)}) == 5  # type: ignore[arg-type]

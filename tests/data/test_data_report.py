@@ -18,7 +18,7 @@ from genrec.data.data_plots import draw, removed_by_reason
 from genrec.data.data_report import events_of_items, head_share, lines
 from genrec.data.prefetch import prefetch
 from genrec.data.sources import Frames, MovieLens
-from genrec.data.splits import LeaveOneOut
+from genrec.data.splits import HoldOutLast, LeaveOneOut
 from genrec.embeddings import Concatenated, Precomputed
 from genrec.errors import InputError
 from genrec.experiment import Experiment, Tokenize, file_names
@@ -49,13 +49,23 @@ def test_the_report_by_hand(raw: RawTables) -> None:
         "text: 25.0% of the items have text, median 6 characters",
         "  items without metadata: 2",
         "  items without text: 1",
-        "  metadata without events: 1",
+        "  metadata without events: 1 (items without events are not in the catalog)",
         "removed by the filter 'users with 3 events or more': 0 interactions, 0 users, 0 items",
         "rows set aside, bad: 42 (first in f.csv, line 7)",
         "warning: the order of rows decides which event of 50.0% of the tested users is the target; other orders show how much it "
         "matters: --split.ties random-per-seed",
         "leakage: no training event is later than a test event",
     ]
+
+
+def test_ratings_are_described(raw: RawTables) -> None:
+    rated = raw._replace(interactions=LOG.assign(rating=[1.0, 2, 3, 4, 5, 5, 4, np.nan]))
+    (line,) = [line for line in lines(prepare(rated, LeaveOneOut(core=0))) if line.startswith("ratings")]
+    assert line == "ratings: 7 of 8 events (1 missing), min 1, mean 3.43, max 5"  # 24 / 7
+    report = list(lines(prepare(rated, HoldOutLast(n=2, core=0, liked=4, disliked=1))))
+    (labelled,) = [line for line in report if line.startswith("ratings")]
+    assert labelled.endswith("max 5; liked 50.0%, neutral 37.5%, disliked 12.5%")  # 4, 3 (2, 3 and missing) and 1 of 8
+    assert not [line for line in lines(prepare(raw, LeaveOneOut(core=0))) if line.startswith("ratings")]
 
 
 def test_repeated_events_do_not_raise_the_density_above_one() -> None:

@@ -90,6 +90,14 @@ def test_usable_codes_and_new_items() -> None:
     assert lines(results)[1] == "level 1: 3 of 1,024 codes used (at most 3 possible with these vectors), perplexity 3.0"
 
 
+def test_codes_of_items_with_a_unique_prefix_do_not_exceed_what_is_possible() -> None:
+    """Items 0 and 1 share a first code and need two second codes; items 2 and 3 do not, and use two more."""
+    codes = torch.tensor([[0, 0], [0, 1], [1, 2], [2, 3]])
+    vectors = np.arange(4, dtype=np.float32)[:, None]
+    report = lines(health(SemanticIds(codes, (4, 4)), vectors, vectors, codes, (4, 4)))
+    assert report[2].startswith("level 2: 4 of 4 codes used (at most 2 needed to distinguish these vectors), perplexity 4.0")
+
+
 def test_the_summary_has_at_most_three_lines() -> None:
     short = summary(figures(SEPARATED, (2, 4, 2)))
     assert [line.split(":")[0] for line in short[1:]] == ["collisions", "equal vectors"]

@@ -16,7 +16,15 @@ from pandas import DataFrame
 
 from genrec.data.readers import event_tables, frame_tables, json_tables, line_rows
 from genrec.data.readers.bad_rows import BadRows
-from genrec.data.readers.column_names import EVENT_COLUMNS, REQUIRED, guess_columns, missing_column_hint, rename
+from genrec.data.readers.column_names import (
+    EVENT_COLUMNS,
+    REQUIRED,
+    SEPARATOR_FIELDS,
+    guess_columns,
+    missing_column_hint,
+    rename,
+    separator_hint,
+)
 from genrec.data.readers.event_tables import check_columns
 from genrec.data.readers.frame_tables import ParquetTable
 from genrec.data.readers.line_rows import Row
@@ -24,7 +32,7 @@ from genrec.data.readers.raw_tables import DECIMAL_COMMA, FLOAT_IDS, item_tables
 from genrec.data.readers.time_texts import NOT_IN_FORMAT, UNREADABLE, TimeTexts
 from genrec.data.readers.upstream_files import NUL_BYTE, Block, UpstreamFile, lines_of
 from genrec.errors import InputError, UsageError
-from genrec.input_files import file_suffix
+from genrec.input_files import file_suffix, missing_file
 from genrec.progress import say
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}  # .inter and .item are RecBole's
@@ -108,7 +116,7 @@ class OwnTable:
         """Yield the item tables. A column without a name, such as the index that pandas writes, is not read."""
         raw, rows = self._item_rows(bad_rows)
         names = rename(raw, self.columns)
-        check_columns(names, ("item",), self.name, missing_column_hint(raw, ("item",)))
+        check_columns(names, ("item",), self.name, self._missing_column_hint(raw, ("item",)))
         places = [place for place, name in enumerate(names) if name not in ("", "Unnamed: 0")]
         selected = ((line, [fields[place] for place in places]) for line, fields in rows)
         yield from item_tables_from_plain_rows(selected, [names[place] for place in places], bad_rows, max_bad_rows)
@@ -156,20 +164,25 @@ class OwnTable:
     def _named_events(self, raw: list[str]) -> list[str]:
         """Return genrec's names of the columns of interactions. Raise InputError without a user or an item, warn without a time."""
         names = rename(raw, self.columns)
-        check_columns(names, REQUIRED, self.name, missing_column_hint(raw, REQUIRED))
+        check_columns(names, REQUIRED, self.name, self._missing_column_hint(raw, REQUIRED))
         likely = [name for name, target in guess_columns(names).items() if target == "time"]
         if likely:
+            columns = {**self.columns, likely[0]: "time"}
             say(
                 f"warning: {self.name} has no column 'time', so the order of its rows counts; if {likely[0]!r} holds the times, set "
-                f"Frames(columns={{{likely[0]!r}: 'time'}})"
+                f"Frames(columns={columns})"
             )
         return names
+
+    def _missing_column_hint(self, raw: Sequence[str], required: Sequence[str]) -> str:
+        option = SEPARATOR_FIELDS[self.role == "items"]
+        return separator_hint(self.name, raw, option) or missing_column_hint(raw, required, self.columns)
 
 
 def existing(path: Path) -> Path:
     """Return the path of a file; raise InputError if there is none."""
     if not path.is_file():
-        raise InputError(f"there is no file {path}; expected a table in CSV, TSV, JSON lines, Parquet or RecBole's atomic format")
+        raise missing_file(path, "a table in CSV, TSV, JSON lines, Parquet or RecBole's atomic format")
     return path
 
 

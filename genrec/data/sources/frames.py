@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABCMeta
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 from pandas import DataFrame
 
 from genrec.data.readers import event_tables
-from genrec.data.readers.bad_rows import check_max_bad_rows, set_aside_table
-from genrec.data.readers.column_names import check_column_names, check_used
+from genrec.data.readers.bad_rows import BadRows, check_max_bad_rows, set_aside_table
+from genrec.data.readers.column_names import check_column_names, check_not_swapped, check_used
 from genrec.data.readers.own_tables import OwnTable, check_encoding, check_separator, is_text
 from genrec.data.readers.raw_tables import item_table
 from genrec.data.readers.time_texts import check_time_format
-from genrec.errors import UsageError
+from genrec.errors import InputError, UsageError
 from genrec.input_files import as_path
 from genrec.store import NOT_IN_KEY
 from genrec.types import RawStream, RawTables
@@ -54,6 +55,7 @@ class Frames:
     separator: str | None = None  # between the columns of text files; None: a comma in .csv, a tab in .tsv, .inter and .item
     time_format: str | None = None  # of text times, for strptime, such as "%d.%m.%Y"; None: numbers or ISO dates
     encoding: str | None = None  # of text files, such as "latin-1"; None: UTF-8
+    items_separator: str | None = None  # between the columns of the items, if it is another one; None: `separator`
 
     def __post_init__(self) -> None:
         for name in ("interactions", "items"):
@@ -71,6 +73,10 @@ class Frames:
             object.__setattr__(self, "separator", check_separator(self.separator, "Frames.separator"))
             if not is_text(self.interactions) and not is_text(self.items):
                 raise UsageError("Frames.separator is for text files such as .csv; neither table is one: leave it None")
+        if self.items_separator is not None:
+            object.__setattr__(self, "items_separator", check_separator(self.items_separator, "Frames.items_separator"))
+            if not is_text(self.items):
+                raise UsageError("Frames.items_separator is for a text file of items, such as .csv; leave it None")
         check_time_format(self.time_format, "Frames.time_format")
         if self.encoding is not None:
             object.__setattr__(self, "encoding", check_encoding(self.encoding, "Frames.encoding"))
@@ -80,11 +86,18 @@ class Frames:
         tables = self._tables()
         bad_rows = [table.new_bad_rows() for table in tables]
         if self.columns:
-            check_used(self.columns, [(table.name, table.header()) for table in tables])
-        interactions = event_tables.merge_event_tables(tables[0].events(bad_rows[0]), bad_rows[0], self.max_bad_rows)
+            check_used(self.columns, _headers(tables))
+        interactions = self._interactions(tables, bad_rows[0])
         no_items = iter([item_table([], ["text"])])
         items = no_items if len(tables) == 1 else tables[1].items(bad_rows[1], self.max_bad_rows)
         return RawStream(interactions, items, lambda: set_aside_table(bad_rows))
+
+    def _interactions(self, tables: list[OwnTable], bad_rows: BadRows) -> Iterator[pa.Table]:
+        try:
+            yield from event_tables.merge_event_tables(tables[0].events(bad_rows), bad_rows, self.max_bad_rows)
+        except InputError:
+            check_not_swapped(self.columns or {}, _headers(tables))
+            raise
 
     def load(self, root: Path) -> RawTables:
         """Read both tables into memory."""
@@ -109,13 +122,21 @@ class Frames:
     def _identity(self) -> tuple[object, ...]:
         tables = (id(table) if isinstance(table, DataFrame) else table for table in (self.interactions, self.items))
         columns = tuple(sorted((self.columns or {}).items()))
-        return (*tables, self.max_bad_rows, columns, self.separator, self.time_format, self.encoding)
+        return (*tables, self.max_bad_rows, columns, self.separator, self.time_format, self.encoding, self.items_separator)
 
     def _tables(self) -> list[OwnTable]:
         """Return the interactions and, if there are any, the items."""
-        options = (self.columns or {}, self.separator, self.time_format, self.encoding or "utf-8")
-        tables = [OwnTable(_frame_or_path(self.interactions), "interactions", *options)]
-        return tables if self.items is None else [*tables, OwnTable(_frame_or_path(self.items), "items", *options)]
+        columns, options = self.columns or {}, (self.time_format, self.encoding or "utf-8")
+        tables = [OwnTable(_frame_or_path(self.interactions), "interactions", columns, self.separator, *options)]
+        if self.items is None:
+            return tables
+        separator = self.items_separator or self.separator
+        return [*tables, OwnTable(_frame_or_path(self.items), "items", columns, separator, *options)]
+
+
+def _headers(tables: Sequence[OwnTable]) -> list[tuple[str, list[str]]]:
+    """Return the name of each table, and its columns as they are in it."""
+    return [(table.name, table.header()) for table in tables]
 
 
 def _frame_or_path(table: DataFrame | Path | str) -> DataFrame | Path:
