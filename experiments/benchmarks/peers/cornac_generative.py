@@ -32,20 +32,21 @@ import numpy as np
 
 METHODS = {"RPG": ("_opq_tokenize", "_fit_backbone"), "TIGER": ("_tokenize", "_fit_seq2seq")}  # tokenizer, training
 PACKAGES = ["cornac", "torch", "transformers", "faiss-cpu", "scikit-learn", "numpy"]
-TRIAL_STEPS, TRIAL_USERS = 6, 20  # that the time of a step and of a validation user is measured on
+TRIAL_STEPS, TRIAL_USERS = 4, 20  # that the time of a step and of a validation user is measured on
 VALIDATIONS = 10  # most validations of a training
 VALIDATION_SHARE = 0.1  # of the seconds, at most
-VALIDATION_USERS = 2_000  # most users of a validation, cornac's own number
+VALIDATION_USERS = 500  # most users of a validation; 2,000 in cornac's configurations
 WARMUP_SHARE = 0.1  # of the steps; the shipped 10,000 steps are longer than these trainings
 
 
 class Plan(NamedTuple):
     """The length of a training that fits the seconds."""
 
-    epochs: int
+    epochs: int  # a part of the last one counts as one if the clock ends it
     every: int  # epochs between validations
-    users: int  # of a validation; 0: no validation
-    is_cut: bool  # whether the only epoch is ended by the clock
+    users: int  # of a validation; 0: no validation, and the clock ends the last epoch
+    warmup_steps: int
+    has_whole_epoch: bool
 
 
 class Finished(Exception):
@@ -89,21 +90,30 @@ class Clock:
 
 
 def plan(seconds: float, step_seconds: float, epoch_steps: int, user_seconds: float) -> Plan:
-    """Return the epochs and validations that fit; one epoch without validation, ended by the clock, if no epoch fits."""
-    epochs = int((1 - VALIDATION_SHARE) * seconds / (step_seconds * epoch_steps))
-    if epochs < 1:
-        return Plan(1, 1, 0, True)
+    """Return the epochs that fit, with validations if there are ten epochs or more; otherwise the clock ends the last epoch."""
+    fitting = seconds / (step_seconds * epoch_steps)
+    warmup = int(WARMUP_SHARE * fitting * epoch_steps)
+    if fitting < VALIDATIONS:
+        return Plan(math.ceil(fitting), 1, 0, warmup, fitting >= 1)
+    epochs = int((1 - VALIDATION_SHARE) * fitting)
     every = -(-epochs // VALIDATIONS)
     users = int(VALIDATION_SHARE * seconds / (user_seconds * (epochs // every)))
-    return Plan(epochs, every, min(max(users, 1), VALIDATION_USERS), False)
+    return Plan(epochs, every, min(max(users, 1), VALIDATION_USERS), warmup, True)
 
 
-def arguments_of(found: Plan, epoch_steps: int) -> dict[str, Any]:
-    """Return the model's arguments for a plan. A cut epoch has a constant learning rate, since cornac's decay needs whole epochs."""
-    if found.is_cut:
-        return {"n_epochs": 1, "model_selection": "last", "lr_schedule": "constant"}
-    warmup = int(WARMUP_SHARE * found.epochs * epoch_steps)
-    return {"n_epochs": found.epochs, "val_eval_every": found.every, "val_sample": found.users, "warmup_steps": warmup}
+def arguments_of(found: Plan) -> dict[str, Any]:
+    """Return the model's arguments. Less than an epoch has a constant learning rate, since cornac's decay takes whole epochs."""
+    arguments = {
+        "n_epochs": found.epochs,
+        "val_eval_every": found.every,
+        "val_sample": found.users,
+        "warmup_steps": found.warmup_steps,
+    }
+    if not found.users:
+        arguments["model_selection"] = "last"
+    if not found.has_whole_epoch:
+        arguments["lr_schedule"] = "constant"
+    return arguments
 
 
 def cut(items: list[int], window: int | None) -> Iterator[list[int]]:
@@ -156,23 +166,23 @@ def model_of(settings: dict[str, Any], **further: Any) -> Any:
     return getattr(models, settings["model"])(**shipped | changes)
 
 
-def fit(model: Any, evaluation: Any, clock: Clock) -> float:
-    """Fit the model under the clock and return the processor seconds of its tokenizer."""
+def fit(model: Any, evaluation: Any, clock: Clock, codes: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """Fit the model under the clock and return its codes and the processor seconds of its tokenizer; given codes replace it."""
     tokenizer, training = METHODS[type(model).__name__]
-    tokenize, spent = getattr(model, tokenizer), []
+    tokenize, made = getattr(model, tokenizer), []
 
     def timed(*arguments: Any) -> Any:
         began = time.process_time()
-        result = tokenize(*arguments)
-        spent.append(time.process_time() - began)
-        return result
+        made.append(tokenize(*arguments) if codes is None else codes)
+        made.append(time.process_time() - began)
+        return made[0]
 
     setattr(model, tokenizer, timed)
     setattr(model, training, clock.around(getattr(model, training)))
     model.fit(evaluation.train_set, evaluation.val_set)
     delattr(model, tokenizer)  # the class's methods again, so that the model can be saved
     delattr(model, training)
-    return spent[0]
+    return made[0], made[1]
 
 
 def ranks(model: Any, data: Path, targets: np.ndarray, before: tuple[str, ...]) -> np.ndarray:
@@ -196,15 +206,15 @@ def train(data: Path, out: Path, settings: dict[str, Any]) -> None:
     validation = validation[np.sort(order[:VALIDATION_USERS])]
     scoring = {"scoring": "exact"} if settings["model"] == "RPG" else {}
     trial, trial_clock = model_of(settings, n_epochs=1, model_selection="last", **scoring), Clock(most_steps=TRIAL_STEPS)
-    fit(trial, evaluation, trial_clock)
+    codes, tokenizer_seconds = fit(trial, evaluation, trial_clock)
     began = time.process_time()
     ranks(trial, data, validation[:TRIAL_USERS], ("train",))
     user_seconds = (time.process_time() - began) / min(TRIAL_USERS, len(validation))
     epoch_steps = steps_of_epoch(settings["model"], [len(ids) for ids in evaluation.train_set.sessions.values()], trial)
     found = plan(settings["seconds"], trial_clock.step_seconds, epoch_steps, user_seconds)
-    clock = Clock(most_seconds=settings["seconds"] if found.is_cut else math.inf)
-    model = model_of(settings, **arguments_of(found, epoch_steps), **scoring)
-    tokenizer_seconds = fit(model, evaluation, clock)
+    clock = Clock(most_seconds=math.inf if found.users else settings["seconds"])
+    model = model_of(settings, **arguments_of(found), **scoring)
+    fit(model, evaluation, clock, codes)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model.save(str(out / "model"))
     export.write_ranks(out, validation[:, 0], ranks(model, data, validation, ("train",)), PACKAGES)

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # the recipes
 
 HISTORY = 20  # items of a history
 VALIDATIONS = 10  # of a training
-SHORT, LONG, GAPS = 10, 30, 2  # steps between the validations of two trials, and the number of such parts that are timed
+SHORT, LONG, GAPS = 5, 20, 2  # steps between the validations of two trials, and the number of such parts that are timed
 
 
 def recipe(data: str, model: str, path: Path | None) -> Any:
@@ -59,7 +59,7 @@ def with_steps(experiment: Any, steps: int, every: int) -> Any:
 def steps_that_fit(seconds: float, short: float, long: float) -> int:
     """Return the steps of a training with ten validations.
 
-    `short` and `long` are the seconds of 10 and of 30 steps, each with a validation. Raises SystemExit if validations take too long.
+    `short` and `long` are the seconds of 5 and of 20 steps, each with a validation. Raises SystemExit if validations take too long.
     """
     step = (long - short) / (LONG - SHORT)
     validation = max(short - SHORT * step, 0.0)
