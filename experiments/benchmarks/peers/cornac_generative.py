@@ -35,7 +35,7 @@ PACKAGES = ["cornac", "torch", "transformers", "faiss-cpu", "scikit-learn", "num
 TRIAL_STEPS, TRIAL_USERS = 4, 20  # that the time of a step and of a validation user is measured on
 VALIDATIONS = 10  # most validations of a training
 VALIDATION_SHARE = 0.1  # of the seconds, at most
-VALIDATION_USERS = 500  # most users of a validation; 2,000 in cornac's configurations
+VALIDATION_USERS = 300  # most users of a validation; 2,000 in cornac's configurations
 WARMUP_SHARE = 0.1  # of the steps; the shipped 10,000 steps are longer than these trainings
 
 
