@@ -152,15 +152,15 @@ def lines(options: argparse.Namespace, model: str, python: Path, scratch: Path) 
     data = write_data(options.data, model, options.path, place / "data")
     trained = []
     for setting in settings_of(options.data, model, options.shipped):
-        settings = (
-            asked | setting._asdict() | {"window": HISTORY, "seed": 0, "scoring": options.scoring if model == "TIGER" else "exact"}
-        )
+        settings = asked | setting._asdict() | {"window": HISTORY, "seed": 0}
         out = place / setting.name.replace(" ", "-").replace("'", "").replace(",", "")
         figures = kept(out / "figures.json", settings, lambda s=settings, o=out: peer_training(python, data, o, s))  # type: ignore[misc]
         trained.append((setting.name, settings, out, figures))
         print(f"{model}, cornac, {setting.name}: {json.dumps(figures)}", file=sys.stderr, flush=True)
     best = max(trained, key=lambda each: each[3]["validation"])
-    ranked = kept(best[2] / "test.json", best[1] | {"of": best[3]}, lambda: peer_ranks(python, data, best[2], best[1]))["ranks"]
+    scored = best[1] | {"scoring": options.scoring if model == "TIGER" else "exact"}
+    again = scored | {"of": best[3]}  # another training has other ranks
+    ranked = kept(best[2] / "test.json", again, lambda: peer_ranks(python, data, best[2], scored))["ranks"]
     if [user for user, _ in ranked] != [user for user, _ in ours["ranks"]]:
         raise SystemExit("the sides rank other users; remove the folder --scratch and run again")
     for each in trained:
