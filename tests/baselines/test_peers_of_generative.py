@@ -144,10 +144,11 @@ def test_the_peers_ranks_follow_its_item_numbers(peer: ModuleType, tmp_path: Pat
 
 
 def test_the_steps_of_genrec_that_fit(own: ModuleType) -> None:
-    """5 steps and a validation take 1 s, 20 and a validation 2.5 s: a step 0.1 s, a validation 0.5 s. 8 s leave 3 s after ten."""
-    assert own.steps_that_fit(8.0, 1.0, 2.5) == pytest.approx(30, abs=1)
+    """5 steps and a validation take 1 s, 20 and a validation 2.5 s: a step 0.1 s, a validation 0.5 s. 10 s leave 3 s for steps."""
+    short, long = own.Trial(1.0, 9.0), own.Trial(2.5, 2.0)
+    assert own.steps_that_fit(10.01, short, long) == 30
     with pytest.raises(SystemExit, match=r"10 validations of 0\.5 s leave no time to train; raise --seconds"):
-        own.steps_that_fit(5.0, 1.0, 2.5)
+        own.steps_that_fit(7.5, short, long)
 
 
 def test_the_recipes_have_the_protocol(own: ModuleType) -> None:
@@ -172,9 +173,10 @@ def world(data: str, model: str, path: Path | None) -> Any:
 
 def test_genrecs_side_is_the_pipeline(own: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own, "recipe", world)
-    assert own.seconds_of_part(world("", "", None), 1) > 0
-    monkeypatch.setattr(own, "seconds_of_part", lambda _, steps: {own.SHORT: 1.0, own.LONG: 2.5}[steps])
-    figures = own.own_side("", "", None, 8.1)
+    trial = own.measured(world("", "", None), 1)
+    assert min(trial) > 0
+    monkeypatch.setattr(own, "measured", lambda _, steps: own.Trial({own.SHORT: 1.0, own.LONG: 2.5}[steps], 2.0))
+    figures = own.own_side("", "", None, 10.11)
     metrics = json.loads((pipeline.run(own.with_steps(world("", "", None), 31, 3))["evaluate"].folder / "metrics.json").read_text())
     assert figures["steps"] == 31
     assert [user for user, _ in figures["ranks"]] == list(range(1, 101))

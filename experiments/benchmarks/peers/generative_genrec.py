@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import export
 
@@ -56,21 +56,30 @@ def with_steps(experiment: Any, steps: int, every: int) -> Any:
     return replace(experiment, sft=replace(experiment.sft, optimization=optimization, validation=validation))
 
 
-def steps_that_fit(seconds: float, short: float, long: float) -> int:
-    """Return the steps of a training with ten validations.
+class Trial(NamedTuple):
+    """Processor seconds of a short training."""
 
-    `short` and `long` are the seconds of 5 and of 20 steps, each with a validation. Raises SystemExit if validations take too long.
+    part: float  # of a number of steps and a validation
+    rest: float  # of everything else, such as the start and the validation of the baselines
+
+
+def steps_that_fit(seconds: float, short: Trial, long: Trial) -> int:
+    """Return the steps of a training with ten validations, from trials of 5 and of 20 steps before each validation.
+
+    The rest is that of the long trial, because the short one is the first and imports libraries.
+
+    Raises SystemExit if the validations leave no time.
     """
-    step = (long - short) / (LONG - SHORT)
-    validation = max(short - SHORT * step, 0.0)
-    left = seconds - VALIDATIONS * validation
+    step = (long.part - short.part) / (LONG - SHORT)
+    validation = max(short.part - SHORT * step, 0.0)
+    left = seconds - long.rest - VALIDATIONS * validation
     if step <= 0 or left < VALIDATIONS * step:
         raise SystemExit(f"{VALIDATIONS} validations of {validation:.1f} s leave no time to train; raise --seconds")
     return int(left / step)
 
 
-def seconds_of_part(experiment: Any, steps: int) -> float:
-    """Train for a moment and return the processor seconds of `steps` steps and a validation."""
+def measured(experiment: Any, steps: int) -> Trial:
+    """Train for a moment, with a validation after every `steps` steps, and return the seconds of its parts."""
     from genrec import pipeline
 
     ends: list[float] = []
@@ -80,8 +89,11 @@ def seconds_of_part(experiment: Any, steps: int) -> float:
             ends.append(time.process_time())
 
     trial = with_steps(experiment, (1 + GAPS) * steps, steps)
+    began = time.process_time()
     pipeline.run(trial, refresh="sft", last="sft", on_row=note)
-    return (ends[GAPS] - ends[0]) / GAPS
+    spent = time.process_time() - began
+    part = (ends[-1] - ends[-1 - GAPS]) / GAPS
+    return Trial(part, spent - (1 + GAPS) * part)
 
 
 def own_side(data: str, model: str, path: Path | None, seconds: float) -> dict[str, Any]:
@@ -98,7 +110,7 @@ def own_side(data: str, model: str, path: Path | None, seconds: float) -> dict[s
     began = time.process_time()
     pipeline.run(experiment, refresh="tokenize", last="tokenize")
     tokenizer_seconds = time.process_time() - began
-    steps = steps_that_fit(seconds, seconds_of_part(experiment, SHORT), seconds_of_part(experiment, LONG))
+    steps = steps_that_fit(seconds, measured(experiment, SHORT), measured(experiment, LONG))
     experiment = with_steps(experiment, steps, steps // VALIDATIONS)
     validations: list[float] = []
 
