@@ -342,3 +342,41 @@ def test_a_control_is_fair_to_some_rows_alone() -> None:
     assert "more is the control of dpo, trained further without preferences" in text
     assert "more is no fair control of longer, because it differs in align.optimization.max_steps (20 instead of 40)." in text
     assert "more is no fair control of another, because it differs in SFT. Add a row" in text
+
+
+SUPERVISED = with_settings(SFT, targets="all") | {"align.objective.class": "genrec.objectives.supervised:Supervised"}
+LIKED = with_settings(DPO, targets="all") | {"align.objective.feedback": "liked"}
+LABELS: dict[str, object] = {"split.class": "genrec.data.splits:LeaveOneOut", "split.liked": 4, "split.disliked": 2}
+PAIRS: dict[str, object] = {"align.objective.candidates.class": "genrec.preference.candidates.logged_pairs:Pairs"}
+
+
+@pytest.mark.parametrize(
+    ("control", "row", "difference"),
+    [
+        (SUPERVISED | LABELS, LIKED | LABELS, "align.objective.feedback (all instead of liked)"),
+        (SUPERVISED | LABELS, with_settings(DPO, targets="all") | LABELS, "align.objective.feedback (all instead of not disliked)"),
+        (SUPERVISED | LABELS | {"align.objective.feedback": "liked"}, LIKED | LABELS, ""),
+        (SUPERVISED, with_settings(DPO, targets="all"), ""),  # without labels "all" and "not disliked" are the same events
+        (SUPERVISED | LABELS, with_settings(DPO, targets="all") | LABELS | PAIRS, ""),  # the file has the targets
+        (
+            SUPERVISED | {"align.objective.label_smoothing": 0.1},
+            DPO | SUPERVISED | DPO,
+            "align.objective.label_smoothing (0.1 instead of 0.0)",
+        ),
+        (
+            SUPERVISED | {"align.optimization.class": "genrec.training.recipes:Optimization"},
+            with_settings(DPO)
+            | {
+                "align.optimization.class": "genrec.training.recipes:Optimization",
+                "align.optimization.accumulate": 2,
+                "align.optimization.decay_steps": 40,
+            },
+            "align.optimization.decay_steps (None instead of 40)",
+        ),
+    ],
+)
+def test_a_setting_that_is_not_recorded_has_its_default(control: dict[str, object], row: dict[str, object], difference: str) -> None:
+    """Run files leave out new fields with their default. The class of an objective gives it, also in run files of earlier versions."""
+    text = summary(compare([run("more", 20, control), run("dpo", 30, row)], resamples=10)).reading[1]
+    assert ("more is the control, trained further" in text) == (difference == "")
+    assert difference == "" or f"more is no fair control of dpo, because it differs in {difference}." in text

@@ -9,11 +9,11 @@ from genrec.command_lines import command_line
 from genrec.evaluation.compare import Comparison, Row
 from genrec.evaluation.comparison.comparison_controls import (
     base_settings,
-    control_in_words,
     controls_of,
     has_base_and_steps_of,
     loss_name,
     own_control,
+    reading_of_controls,
     rows_with_preferences,
 )
 from genrec.evaluation.comparison.comparison_tests_table import seeds_differ
@@ -114,8 +114,7 @@ def _over(comparison: Comparison, trained: bool) -> str:
 
 def _on_preferences(comparison: Comparison) -> list[str]:
     """Return a paragraph on the rows with a preference loss: which are above the reference, which have no test, the control."""
-    controls, aligned = controls_of(comparison), [row for row in rows_with_preferences(comparison) if row.name != comparison.reference]
-    control = next((row for row in controls if row.name == comparison.reference), controls[0] if controls else None)
+    aligned = [row for row in rows_with_preferences(comparison) if row.name != comparison.reference]
     tested = [row for row in aligned if row.test is not None and row.test.p_holm is not None]
     untested = [row.name for row in aligned if row not in tested]
     sentences = []
@@ -134,8 +133,7 @@ def _on_preferences(comparison: Comparison) -> list[str]:
     if untested:
         have = "have" if len(untested) > 1 else "has"
         sentences.append(f"{enumerated(untested)} {have} a preference loss, but no test against {comparison.reference}.")
-    if aligned:
-        sentences.append(control_in_words(control, aligned, controls))
+    sentences += reading_of_controls(comparison)
     return [" ".join(sentences)] if sentences else []
 
 
