@@ -345,34 +345,25 @@ def test_a_control_is_fair_to_some_rows_alone() -> None:
 
 
 SUPERVISED = with_settings(SFT, targets="all") | {"align.objective.class": "genrec.objectives.supervised:Supervised"}
-LIKED = with_settings(DPO, targets="all") | {"align.objective.feedback": "liked"}
+PLAIN = with_settings(DPO, targets="all")
+LIKED = PLAIN | {"align.objective.feedback": "liked"}
+SMOOTHED = SUPERVISED | {"align.objective.label_smoothing": 0.1}
+OPTIMIZED: dict[str, object] = {"align.optimization.class": "genrec.training.recipes:Optimization"}
+DECAYED: dict[str, object] = {"align.optimization.accumulate": 2, "align.optimization.decay_steps": 40}
 LABELS: dict[str, object] = {"split.class": "genrec.data.splits:LeaveOneOut", "split.liked": 4, "split.disliked": 2}
-PAIRS: dict[str, object] = {"align.objective.candidates.class": "genrec.preference.candidates.logged_pairs:Pairs"}
+PAIRS: dict[str, object] = {"align.objective.candidates.class": "genrec.preference.candidates.pair_file:Pairs"}
 
 
 @pytest.mark.parametrize(
     ("control", "row", "difference"),
     [
         (SUPERVISED | LABELS, LIKED | LABELS, "align.objective.feedback (all instead of liked)"),
-        (SUPERVISED | LABELS, with_settings(DPO, targets="all") | LABELS, "align.objective.feedback (all instead of not disliked)"),
+        (SUPERVISED | LABELS, PLAIN | LABELS, "align.objective.feedback (all instead of not disliked)"),
         (SUPERVISED | LABELS | {"align.objective.feedback": "liked"}, LIKED | LABELS, ""),
-        (SUPERVISED, with_settings(DPO, targets="all"), ""),  # without labels "all" and "not disliked" are the same events
-        (SUPERVISED | LABELS, with_settings(DPO, targets="all") | LABELS | PAIRS, ""),  # the file has the targets
-        (
-            SUPERVISED | {"align.objective.label_smoothing": 0.1},
-            DPO | SUPERVISED | DPO,
-            "align.objective.label_smoothing (0.1 instead of 0.0)",
-        ),
-        (
-            SUPERVISED | {"align.optimization.class": "genrec.training.recipes:Optimization"},
-            with_settings(DPO)
-            | {
-                "align.optimization.class": "genrec.training.recipes:Optimization",
-                "align.optimization.accumulate": 2,
-                "align.optimization.decay_steps": 40,
-            },
-            "align.optimization.decay_steps (None instead of 40)",
-        ),
+        (SUPERVISED, PLAIN, ""),  # without labels "all" and "not disliked" are the same events
+        (SUPERVISED | LABELS, PLAIN | LABELS | PAIRS, ""),  # the file has the targets
+        (SMOOTHED, PLAIN, "align.objective.label_smoothing (0.1 instead of 0.0)"),
+        (SUPERVISED | OPTIMIZED, PLAIN | OPTIMIZED | DECAYED, "align.optimization.decay_steps (None instead of 40)"),
     ],
 )
 def test_a_setting_that_is_not_recorded_has_its_default(control: dict[str, object], row: dict[str, object], difference: str) -> None:
