@@ -73,7 +73,8 @@ def differences(control: Row, row: Row) -> list[str]:
     """
     found = [] if base_settings(control) == base_settings(row) else ["SFT"]
     pairs: dict[str, tuple[list[object], list[object]]] = {STEPS: ([_steps(control)], [_steps(row)])}
-    mine, theirs = _shared_settings(control), {SMOOTHING: [0.0]} | _shared_settings(row)
+    mine, theirs = _shared_settings(control), _shared_settings(row)
+    theirs.setdefault(SMOOTHING, [0.0])
     pairs |= {key: (mine[key], theirs[key]) for key in mine if key in theirs}
     texts = {key: tuple(enumerated(values) for values in pair) for key, pair in pairs.items()}
     return found + [f"{key} ({ours} instead of {other})" for key, (ours, other) in texts.items() if ours != other]
