@@ -21,19 +21,25 @@ if TYPE_CHECKING:
 
 
 def print_comparison(
-    comparison: Comparison, file: Path | None = None, after_run: bool = False, with_inputs: Collection[str] = ()
+    comparison: Comparison,
+    file: Path | None = None,
+    after_run: bool = False,
+    with_inputs: Collection[str] = (),
+    with_seeds: str = "",
 ) -> None:
-    """Print a comparison, after a run also its meaning and what to do next, and write it as Markdown to a file.
+    """Print a comparison with the sentences on controls, after a run also its meaning and what to do next; write it to a file.
 
-    `with_inputs` are the rows of a run that read more of a history than its items.
+    The file is Markdown. `with_inputs` are the rows of a run that read more of a history than its items, `with_seeds` is the command
+    that runs the rows with enough seeds.
     """
     from genrec.evaluation.comparison import comparison_report
+    from genrec.evaluation.comparison.comparison_controls import reading_of_controls
     from genrec.workspace import reports_folder
 
     if after_run:
-        comparison_report.after_run(comparison, reports_folder(), with_inputs)
+        comparison_report.after_run(comparison, reports_folder(), with_inputs, with_seeds)
     else:
-        comparison_report.terminal(comparison)
+        comparison_report.terminal(comparison, reading_of_controls(comparison))
     if file is not None:
         _write(file, comparison_report.markdown(comparison), "--markdown")
 

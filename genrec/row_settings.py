@@ -12,6 +12,8 @@ from genrec.store import Artifact, Store, hash_of
 
 VERSION = "stages."  # prefix of the versions of the stages, which a user does not set
 EVALUATION = "evaluate."  # prefix of the settings of the evaluation
+CLASS = ".class"  # ending of the key path of a component's class
+_ABSENT = object()  # in place of the value of a setting that a row does not have
 
 
 def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
@@ -81,6 +83,29 @@ def setting_in_words(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(setting_in_words, value))}]"
     return label(value) if isinstance(value, dict) and "class" in value else repr(value)
+
+
+def differences_in_words(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, tuple[str, str]]:
+    """Return the settings in which two rows differ, by key path, with both values for a message: {'align.objective': ('A', 'B')}.
+
+    A component is named by its class, without the module unless only this differs, and once if the other row has a plain value.
+    """
+    found, keys = {}, dict.fromkeys([*one, *other])
+    for key in keys:
+        field = key.removesuffix(CLASS)
+        if one.get(key, _ABSENT) == other.get(key, _ABSENT) or f"{key}{CLASS}" in keys:
+            continue
+        values = [settings.get(key, settings.get(field, _ABSENT)) for settings in (one, other)]
+        names = [value.rpartition(":")[2] if isinstance(value, str) else value for value in values]
+        is_class = field != key and names[0] != names[1]
+        pairs = zip(names, values, strict=True)
+        first, second = (name if is_class and isinstance(name, str) else _or_absent(value) for name, value in pairs)
+        found[field if is_class else key] = (first, second)
+    return found
+
+
+def _or_absent(value: object) -> str:
+    return "absent" if value is _ABSENT else setting_in_words(value)
 
 
 def flatten(description: object, path: str = "") -> dict[str, object]:

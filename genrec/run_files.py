@@ -27,6 +27,7 @@ from genrec.progress import say
 from genrec.row_results import Records, SeedResult, runs_of, stored
 from genrec.row_settings import (
     configuration,
+    differences_in_words,
     label,
     planned_configuration,
     setting_in_words,
@@ -143,18 +144,14 @@ def _refuse_changed(rows: dict[str, dict[str, Any]]) -> None:
 
 def _differences(one: dict[str, Any], other: dict[str, Any], in_one: str, in_other: str) -> str:
     """Return the first settings that differ, with both values."""
-    absent = object()
-    paths = [path for path in dict.fromkeys([*one, *other]) if one.get(path, absent) != other.get(path, absent)]
-    first, second = (
-        [setting_in_words(settings[path]) if path in settings else "absent" for path in paths] for settings in (one, other)
-    )
+    found = differences_in_words(one, other)
     shown = [
         f"the data files have changed ({path})"
-        if path == "source.fingerprint" and absent not in (one.get(path, absent), other.get(path, absent))
-        else f"{path} is {a} {in_one}, {b} {in_other}"
-        for path, a, b in zip(paths, first, second, strict=True)
+        if path == "source.fingerprint" and "absent" not in values
+        else f"{path} is {values[0]} {in_one}, {values[1]} {in_other}"
+        for path, values in found.items()
     ][:SHOWN]
-    return "; ".join([*shown, *([f"and {len(paths) - SHOWN} more"] if len(paths) > SHOWN else [])])
+    return "; ".join([*shown, *([f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else [])])
 
 
 def record(experiment: Experiment, artifacts: dict[str, Artifact], replace: bool = False) -> None:

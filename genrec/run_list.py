@@ -23,7 +23,7 @@ MIN_DATA_WIDTH = 16  # characters of the last column, below which columns are le
 
 def lines(data: str | None = None) -> list[str]:
     """Return a table of all rows, or of those with this text in the name of their data set, the last run first; then the
-    studies with the number of trained rows that were tried, how many runs go on, and what failed.
+    studies with the number of rows that were tried, how many runs go on, and what failed.
 
     Tables and texts fit into the terminal, or have any width in a pipe; commands are in one line.
     """
@@ -57,8 +57,9 @@ def lines(data: str | None = None) -> list[str]:
 def _studies(names: set[str] | None) -> tuple[list[str], list[str]]:
     """Return a line for each study and each tuning, and the messages of those that can't be read.
 
-    A study is what a FILE.py:FUNCTION has run; a row counts again with other settings or another protocol. With `names` only the
-    studies that have one of these rows are listed, and no tunings.
+    A study is what a FILE.py:FUNCTION has run; a row counts again with other settings or another protocol, and also if it failed,
+    perhaps before its training. Baselines do not count. With `names` only the studies that have one of these rows are listed, and no
+    tunings.
     """
     lines, damaged = [], []
     check_folder(studies_folder())
@@ -73,9 +74,9 @@ def _studies(names: set[str] | None) -> tuple[list[str], list[str]]:
         except (ArtifactError, OSError) as error:
             damaged.append(str(error))
             continue
-        trained = {row["name"] for row in content["rows"]}  # baselines are not tried: nothing of them is chosen
-        if trained and (names is None or names & trained):
-            lines.append(f"study {content['name']}: {counted(len(content['rows']), 'trained row')} tried")
+        tried = {row["name"] for row in content["rows"]}  # baselines are not tried: nothing of them is chosen
+        if tried and (names is None or names & tried):
+            lines.append(f"study {content['name']}: {counted(len(content['rows']), 'row')} tried")
     return lines, damaged
 
 

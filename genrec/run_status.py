@@ -39,7 +39,8 @@ def lines() -> list[str]:
     known = {(run.name, run.seed) for run in killed}
     ended += [_killed_queue(rows) for rows in _by_command([run for run in lost if run.waits and (run.name, run.seed) not in known])]
     ended += [failure_lines(failure, 0) for failure in failed_runs.not_resumed(failures, live_runs.in_work(live))]
-    ended += _left({(run.name, run.seed) for run in live} | {(each.name, each.seed) for each in failures}, live)
+    records = [(run.name, run.seed, run.content["artifacts"]) for run in live] + [(*each[:2], each.artifacts) for each in failures]
+    ended += _left({record[:2] for record in records}, {artifact for *_, keys in records for artifact in keys.items()})
     num_waiting = len(waiting) + len(in_queue)
     waits = f", {num_waiting} waiting" if num_waiting else ""
     result = [f"{len(found) - len(waiting)} running{waits} in {home()}" if found or in_queue else f"nothing runs in {home()}"]
@@ -89,7 +90,7 @@ def _is_finished(killed: LiveRun) -> bool:
 def _running(run: LiveRun, waits: str) -> list[str]:
     """Return the lines of a run: the row and stage, what it waits for or its last progress, and its command."""
     about = run.content
-    place = f", row {about['row']} of {about['rows']}" if about["rows"] > 1 else ""
+    place = f", run {about['row']} of {about['rows']}" if about["rows"] > 1 else ""  # of each row and seed
     where = f"process {about['process']} on {about['host']} since {local_time(about['started'])}"
     result = [f"{run.name} (seed {run.seed}): {about['stage']}{place}, {where}"]
     ago = f"{duration(_seconds_since(about['updated']))} ago"
@@ -125,8 +126,8 @@ def _killed_queue(rows: Sequence[LiveRun]) -> list[str]:
 
 
 def _names(rows: Sequence[LiveRun]) -> str:
-    """Return the first rows with their seeds, and the number of the others."""
-    more = f" and {counted(len(rows) - SHOWN_ROWS, 'more row')}" if len(rows) > SHOWN_ROWS else ""
+    """Return the first rows with their seeds, and the number of the other rows and seeds."""
+    more = f" and {counted(len(rows) - SHOWN_ROWS, 'more run')}" if len(rows) > SHOWN_ROWS else ""
     return f"{', '.join(f'{run.name} (seed {run.seed})' for run in rows[:SHOWN_ROWS])}{more}"
 
 
@@ -147,9 +148,11 @@ def _killed(run: LiveRun) -> list[str]:
     return [result, *([f"  {checkpoint}"] if checkpoint else []), f"  resume: {about['command'] or AGAIN}"]
 
 
-def _left(known: set[tuple[str, int]], live: list[LiveRun]) -> list[list[str]]:
-    """Return the lines of checkpoints that no process holds, and that no record of a run explains."""
-    recorded = {artifact for run in live for artifact in run.content["artifacts"].items()}
+def _left(known: set[tuple[str, int]], recorded: set[tuple[str, str]]) -> list[list[str]]:
+    """Return the lines of checkpoints that no process holds, and that no record of a run explains.
+
+    `known` are the rows and seeds with a record, `recorded` the stages and keys of their artifacts.
+    """
     found = []
     for path in sorted(store().root.glob("*/.*.partial/checkpoint")):
         stage, key = path.parents[1].name, path.parent.name.removeprefix(".").removesuffix(".partial")

@@ -51,7 +51,7 @@ def test_a_run_is_shown_while_it_runs_and_its_record_goes_with_it(home: Path, cl
         recorder.row(2, 3, "row", 4, KEYS)
         first, _, second = run_status.lines()[:3]
         assert first == f"1 running in {home}"
-        assert second.startswith(f"row (seed 4): data, row 2 of 3, process {os.getpid()} on ")
+        assert second.startswith(f"row (seed 4): data, run 2 of 3, process {os.getpid()} on ")
         recorder.stage("sft")
         recorder.watch(STATE._replace(done=0, rate=None, seconds_left=None, note=""))
         assert run_status.lines()[3].startswith("  SFT: 0 of 2,000 (last progress ")  # the steps in all, from the start
@@ -252,6 +252,15 @@ def test_a_checkpoint_that_nobody_holds_is_not_running(home: Path) -> None:
         checkpoint(home, name)  # no key of an artifact
     assert run_status.lines()[:3] == [f"nothing runs in {home}", "", "1 not finished"]
     assert run_status.lines()[4].startswith(f"an unnamed run has left sft {'b' * 16} unfinished: checkpoint of step 40")
+
+
+def test_a_checkpoint_of_a_stopped_run_is_listed_once(home: Path) -> None:
+    """The record of the stopped run names the artifact; no folder of TensorBoard names the row."""
+    checkpoint(home, "b" * 16)
+    failed_runs.record(baseline(), [], KeyboardInterrupt(), artifacts={"sft": "b" * 16})
+    lines = run_status.lines()
+    assert lines[:3] == [f"nothing runs in {home}", "", "1 not finished"]
+    assert not any("has left" in line for line in lines)
 
 
 def test_a_lock_is_held_or_stale(tmp_path: Path) -> None:

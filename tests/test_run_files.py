@@ -22,6 +22,7 @@ from genrec.data.sources import Frames
 from genrec.environment import environment
 from genrec.errors import ArtifactError, GenrecError, InputError, NumericsError, Stopped, UsageError
 from genrec.experiment import Experiment
+from genrec.row_settings import differences_in_words
 from genrec.store import Artifact
 
 
@@ -524,3 +525,17 @@ def test_a_dry_run_refuses_what_the_run_would(row: Path, tmp_path: Path, monkeyp
     with pytest.raises(UsageError, match=re.escape(str(tmp_path))):
         list(dry_run.lines([baseline()]))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_settings_that_differ_are_named_by_class_names() -> None:
+    """Without modules and `.class`; a component beside a plain value is one setting; equal class names show their modules."""
+    one = {"a": 1, "align.class": "m:Align", "loss.class": "m:DPO", "own.class": "one:Mine", "weight": 0.5, "old": None}
+    other = {"a": 1, "align": None, "loss.class": "n:SoftmaxDPO", "own.class": "two:Mine", "weight.class": "s:Linear", "weight.end": 3}
+    assert differences_in_words(one, other) == {
+        "align": ("Align", "None"),
+        "loss": ("DPO", "SoftmaxDPO"),
+        "own.class": ("'one:Mine'", "'two:Mine'"),
+        "old": ("None", "absent"),
+        "weight": ("0.5", "Linear"),
+        "weight.end": ("absent", "3"),
+    }

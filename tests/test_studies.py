@@ -330,11 +330,12 @@ def test_the_hash_of_settings_ignores_the_versions_of_stages(monkeypatch: pytest
 def test_the_list_counts_what_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
     """Replaced settings count, and so do failed rows; a filter of the data keeps the studies of the listed rows."""
     assert main(["run", "mine.py:grid"]) == 0
+    assert "Next:\n  genrec run mine.py:grid --seeds 5\n" in capsys.readouterr().out  # one seed is too few for a claim
     assert main(["run", "mine.py:failing"]) == 3
     capsys.readouterr()
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
-    for line in ("grid: 2 trained rows tried", "failing: 1 trained row tried"):
+    for line in ("grid: 2 rows tried", "failing: 1 row tried"):  # "trained" would be wrong of a row that failed before
         assert f"study mine.py:{line}\n" in printed
     assert main(["list", "--data", "cyclic"]) == 0
     printed = capsys.readouterr().out

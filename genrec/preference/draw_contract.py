@@ -80,8 +80,8 @@ class DrawContract:
             (drawn < 0) | (drawn > self.item_count),
         )
         yield "comes after a 0; put the zeros at the end of the row", (drawn > 0) & ((drawn == 0).cumsum(1) > 0)
-        yield "is repeated; draw distinct items, and pad a short row with 0", repeated(drawn) & (drawn > 0)
         yield f"is the target itself; {remedy}", (drawn == batch.target.unsqueeze(1)) & (drawn > 0)
+        yield "is repeated; draw distinct items, and pad a short row with 0", repeated(drawn) & (drawn > 0)
         yield (
             f"has the target's Semantic ID, so the policy cannot tell the two apart; {remedy}",
             self.exclusions.shares_semantic_id(batch, drawn),

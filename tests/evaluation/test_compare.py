@@ -86,7 +86,7 @@ def test_trained_rows_are_compared_at_the_seeds_that_both_have() -> None:
     test = against(comparison, "sampler")
     assert test.difference == pytest.approx(-0.25)
     assert (test.interval, test.p, test.p_holm, test.detectable, test.deviation) == (None,) * 5
-    assert test.reason == "one seed in common; a test of methods needs two, better five"
+    assert test.reason == "one seed in common; run at least three seeds, better five"
     assert test.users_only is not None
     assert (test.seeds, test.by_seed) == ((0,), (-0.25,))
     assert (test.wins, test.ties, test.losses) == (0, 3, 1)
@@ -123,7 +123,7 @@ def test_a_baseline_is_compared_with_all_seeds_of_a_trained_row() -> None:
     assert test.p is not None
     alone = compare([runs[0], runs[2]], "recall@10")
     assert (against(alone, "popularity").p, against(alone, "popularity").reason) == (
-        None, "one seed; a test of methods needs two, better five",
+        None, "one seed; run at least three seeds, better five",
     )  # fmt: skip
     own = crossed_test(
         np.array([[-1, -1], [-1, 0], [0, 0], [1, 1]]), pooled_variance({"": np.array([[-1, -1], [-1, 0], [0, 0], [1, 1]])})

@@ -104,7 +104,7 @@ def test_a_figure_of_all_lists_without_variation_has_no_p() -> None:
     popularity: dict[str, object] = {"policy.class": "Popularity"}
     baselines = found(run("a", 0, [1.0], 0.5, popularity), run("b", 0, [1.0], 0.6, popularity))
     assert baselines.reason == "two baselines have no trainings to vary, and the metric has no value per user"
-    assert found(run("a", 0, [1.0]), run("b", 0, [1.0], 0.4)).reason == "one seed in common; a test of methods needs two, better five"
+    assert found(run("a", 0, [1.0]), run("b", 0, [1.0], 0.4)).reason == "one seed in common; run at least three seeds, better five"
 
 
 def test_unknown_metrics_name_the_nearest() -> None:

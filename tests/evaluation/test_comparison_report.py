@@ -156,7 +156,7 @@ def test_rows_with_other_seeds_than_the_reference_get_a_warning() -> None:
     ) in text
     assert "late has seed 2, but the reference has seeds 0 and 1. Run both with the same seeds" in text
     assert "late: no p: no seed in common with sft, which has seeds 0 and 1." in text
-    assert "dpo: no p: one seed in common; a test of methods needs two, better five." in text
+    assert "dpo: no p: one seed in common; run at least three seeds, better five." in text
     assert "popularity has" not in text
     table = tables_of(text)["NDCG@10 compared with sft"]
     assert table[0][-1] == "Seeds compared"

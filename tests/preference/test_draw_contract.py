@@ -32,6 +32,7 @@ BATCH = SequenceBatch(torch.tensor([71, 70]), torch.tensor([[4], [2]]), torch.te
         ([0, 7], r"negative 7 \(place 2 of 2\) comes after a 0"),
         ([7, 7], r"negative 7 \(place 2 of 2\) is repeated"),
         ([7, 1], r"negative 1 \(place 2 of 2\) is the target itself"),
+        ([1, 1], r"negative 1 \(place 1 of 2\) is the target itself"),  # named before the repetition
         ([5, 7], r"negative 5 \(place 1 of 2\) has the target's Semantic ID"),
         ([7, 2], r"negative 2 \(place 2 of 2\) is in the history"),
         ([3, 7], r"negative 3 \(place 1 of 2\) is a training item of the user, before or after the target"),

@@ -6,12 +6,17 @@ import re
 from collections.abc import Sequence
 
 from genrec.evaluation.compare import Comparison, Row
+from genrec.evaluation.comparison.configuration_differences import unrecorded_defaults
 from genrec.evaluation.statistics.paired_tests import CONTROL, enumerated, loss_of
 
 STAGE = re.compile(r"align(-\d+)?\.")
 STEPS = "align.optimization.max_steps"
-# Settings of an alignment that a control shares with its row; of the objective only the choice of targets.
-SHARED = re.compile(r"align\.(optimization\.(?!class|max_steps).*|dropout|normalize|keep|objective\.(targets|feedback))")
+FEEDBACK, SMOOTHING = "align.objective.feedback", "align.objective.label_smoothing"
+# Settings of an alignment that a control shares with its row; of the objective only the choice of targets and the likelihood.
+# In how many parts and processes a step is computed does not change it.
+SHARED = re.compile(
+    r"align\.(optimization\.(?!class|max_steps|accumulate|processes).*|dropout|normalize|keep|objective\.(targets|feedback|label_smoothing))"
+)
 NO_CONTROL = (
     "A control is missing: a row on the same SFT with the same steps and the objective Supervised. Without it a gain over SFT may "
     "come from more training."
@@ -62,15 +67,24 @@ def has_base_and_steps_of(control: Row, row: Row) -> bool:
 def differences(control: Row, row: Row) -> list[str]:
     """Return what makes a control unfair to a row, as in 'align.dropout (False instead of True)'; empty if nothing.
 
-    Compared are SFT, the number of steps, and the settings of alignment that both have, such as the batch size and the targets. Of a
-    chain of alignments all values of a setting are compared together.
+    Compared are SFT, the number of steps, and the settings of alignment that both have, such as the batch size and the targets. A
+    setting that is not recorded has the default of its class, and a likelihood without label smoothing has 0. Of a chain of
+    alignments all values of a setting are compared together.
     """
     found = [] if base_settings(control) == base_settings(row) else ["SFT"]
     pairs: dict[str, tuple[list[object], list[object]]] = {STEPS: ([_steps(control)], [_steps(row)])}
     mine, theirs = _shared_settings(control), _shared_settings(row)
+    theirs.setdefault(SMOOTHING, [0.0])
     pairs |= {key: (mine[key], theirs[key]) for key in mine if key in theirs}
     texts = {key: tuple(enumerated(values) for values in pair) for key, pair in pairs.items()}
     return found + [f"{key} ({ours} instead of {other})" for key, (ours, other) in texts.items() if ours != other]
+
+
+def reading_of_controls(comparison: Comparison) -> list[str]:
+    """Return a paragraph on the control of the rows with a preference loss; empty if no row but the reference has one."""
+    controls, aligned = controls_of(comparison), [row for row in rows_with_preferences(comparison) if row.name != comparison.reference]
+    control = next((row for row in controls if row.name == comparison.reference), controls[0] if controls else None)
+    return [control_in_words(control, aligned, controls)] if aligned else []
 
 
 def control_in_words(control: Row | None, aligned: Sequence[Row], controls: Sequence[Row]) -> str:
@@ -111,8 +125,18 @@ def _steps(row: Row) -> int:
 def _shared_settings(row: Row) -> dict[str, list[object]]:
     """Return the distinct values of the settings that a control shares with its row, over all alignments of a chain."""
     found: dict[str, list[object]] = {}
-    for key, value in row.configuration.items():
+    for key, value in (unrecorded_defaults(row.configuration) | row.configuration).items():
         name = STAGE.sub("align.", key, count=1)
-        if STAGE.match(key) and SHARED.fullmatch(name) and value not in found.setdefault(name, []):
+        if not STAGE.match(key) or not SHARED.fullmatch(name) or (name == FEEDBACK and _reads_pairs(row, key)):
+            continue
+        if name == FEEDBACK and value == "not disliked" and row.configuration.get("split.disliked") is None:
+            value = "all"  # the same targets where no event is labeled as disliked
+        if value not in found.setdefault(name, []):
             found[name].append(value)
     return found
+
+
+def _reads_pairs(row: Row, key: str) -> bool:
+    """Return whether the objective with the setting `key` takes its targets from a file of pairs, and not by their labels."""
+    objective = key.rpartition(".")[0]
+    return str(row.configuration.get(f"{objective}.candidates.class", "")).endswith(":Pairs")

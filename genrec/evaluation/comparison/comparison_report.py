@@ -69,12 +69,12 @@ def terminal(comparison: Comparison, reading: Sequence[str] = ()) -> None:
         _print_text(f"{printable(label)}: {printable(text)}", columns, indent="  ")
 
 
-def after_run(comparison: Comparison, reports: Path, with_inputs: Collection[str] = ()) -> None:
+def after_run(comparison: Comparison, reports: Path, with_inputs: Collection[str] = (), with_seeds: str = "") -> None:
     """Print a table that `genrec run` has just made: what it means, where its pictures are, and which commands come next.
 
-    For `with_inputs` see `summary`.
+    For `with_inputs` and `with_seeds` see `summary`.
     """
-    found = summary(comparison, with_inputs)
+    found = summary(comparison, with_inputs, with_seeds)
     terminal(comparison, found.reading)
     print()
     if found.trained:

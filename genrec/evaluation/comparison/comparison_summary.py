@@ -6,14 +6,15 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from genrec.command_lines import command_line
+from genrec.errors import counted
 from genrec.evaluation.compare import Comparison, Row
 from genrec.evaluation.comparison.comparison_controls import (
     base_settings,
-    control_in_words,
     controls_of,
     has_base_and_steps_of,
     loss_name,
     own_control,
+    reading_of_controls,
     rows_with_preferences,
 )
 from genrec.evaluation.comparison.comparison_tests_table import seeds_differ
@@ -39,15 +40,17 @@ class Summary(NamedTuple):
     trained: bool  # whether any row has training curves
 
 
-def summary(comparison: Comparison, with_inputs: Collection[str] = ()) -> Summary:
+def summary(comparison: Comparison, with_inputs: Collection[str] = (), with_seeds: str = "") -> Summary:
     """Return which row is best on the tested metric, whether it differs from the reference beyond chance, and what to run next.
 
     A difference that is not significant is described as such, also if it is large. The sentence on preferences is there if the table
     has rows with a preference loss. `with_inputs` are the rows that read more of a history than its items
-    (`genrec.types.InputSpecification`): they recommend to users of the data alone.
+    (`genrec.types.InputSpecification`): they recommend to users of the data alone. `with_seeds` is the command that runs the rows
+    with enough seeds for a claim; it comes first if there are fewer.
     """
     trained = [row.name for row in comparison.rows if row.trained]
-    return Summary(_reading(comparison), _commands(comparison, with_inputs), bool(trained))
+    seeds = [with_seeds] if with_seeds and _few_seeds(comparison) else []
+    return Summary(_reading(comparison), seeds + _commands(comparison, with_inputs), bool(trained))
 
 
 def _reading(comparison: Comparison) -> list[str]:
@@ -80,10 +83,8 @@ def _few_seeds(comparison: Comparison) -> str:
     fewest = min(map(len, compared), default=LEAST_SEEDS)
     if fewest >= LEAST_SEEDS:
         return ""
-    return (
-        f"p is about methods, over users and seeds, and rows are compared over {fewest} {'seed' if fewest == 1 else 'seeds'}: "
-        f"{WORDS[DEFAULT_SEEDS]} seeds are the default of a comparison, {WORDS[LEAST_SEEDS]} the least for a claim."
-    )
+    least, better = WORDS[LEAST_SEEDS], WORDS[DEFAULT_SEEDS]
+    return f"Rows are compared over {counted(fewest, 'seed')}; a claim about methods needs at least {least}, better {better}."
 
 
 def _verdict(subject: str, test: PairedTest, row: Row, comparison: Comparison) -> str:
@@ -96,7 +97,8 @@ def _verdict(subject: str, test: PairedTest, row: Row, comparison: Comparison) -
     if row.trained and reference.trained and row.seeds != reference.seeds:
         where = f"at {seeds_in_words(test.seeds)}, which both have, "
     if test.p is None or test.p_holm is None or test.interval is None:
-        return f"{where}{subject} differs from {name} by {test.difference:+.5f}, without a test: {test.reason}".strip()
+        why = f": {test.reason}" if len(test.seeds) != 1 else ""  # `_few_seeds` follows
+        return f"{where}{subject} differs from {name} by {test.difference:+.5f}, without a test{why}".strip()
     side = "above" if test.difference > 0 else "below"
     over = _over(comparison, row.trained or reference.trained)
     how = f"is {side} {name} beyond chance over {over}" if test.p_holm < LEVEL else f"is not distinguishable from {name} over {over}"
@@ -114,8 +116,7 @@ def _over(comparison: Comparison, trained: bool) -> str:
 
 def _on_preferences(comparison: Comparison) -> list[str]:
     """Return a paragraph on the rows with a preference loss: which are above the reference, which have no test, the control."""
-    controls, aligned = controls_of(comparison), [row for row in rows_with_preferences(comparison) if row.name != comparison.reference]
-    control = next((row for row in controls if row.name == comparison.reference), controls[0] if controls else None)
+    aligned = [row for row in rows_with_preferences(comparison) if row.name != comparison.reference]
     tested = [row for row in aligned if row.test is not None and row.test.p_holm is not None]
     untested = [row.name for row in aligned if row not in tested]
     sentences = []
@@ -124,6 +125,10 @@ def _on_preferences(comparison: Comparison) -> list[str]:
         where = f"above {comparison.reference} beyond chance over {_over(comparison, True)}."
         if len(tested) == 1:
             sentences.append(f"{tested[0].name} has a preference loss and is {'' if above else 'not '}{where}")
+        elif len(above) == len(tested):
+            named = "" if len(tested) > MAX_NAMED else f" ({enumerated(above)})"
+            count = f"All {len(tested)} rows" if len(tested) > MAX_NAMED else "The rows"
+            sentences.append(f"{count} with a preference loss{named} are {where}")
         elif len(tested) > MAX_NAMED:
             count = "none is" if not above else f"{len(above)} {'are' if len(above) > 1 else 'is'}"
             sentences.append(f"Of the {len(tested)} rows with a preference loss {count} {where}")
@@ -134,8 +139,7 @@ def _on_preferences(comparison: Comparison) -> list[str]:
     if untested:
         have = "have" if len(untested) > 1 else "has"
         sentences.append(f"{enumerated(untested)} {have} a preference loss, but no test against {comparison.reference}.")
-    if aligned:
-        sentences.append(control_in_words(control, aligned, controls))
+    sentences += reading_of_controls(comparison)
     return [" ".join(sentences)] if sentences else []
 
 

@@ -137,7 +137,7 @@ def _described(pair: SeedPairs, per_user: bool) -> PairedTest:
 def _without_sample(pair: SeedPairs, per_user: bool) -> str:
     """Return why there is no test over seeds: too few seeds, one user, or one difference for all."""
     if len(pair.seeds) < 2:
-        needs = "a test of methods needs two, better five"
+        needs = "run at least three seeds, better five"
         return f"one seed in common; {needs}" if pair.trained == 2 else f"one seed; {needs}"
     if per_user and not pair.identical:
         return undefined(pair.difference)
