@@ -7,8 +7,9 @@ makes a virtual environment in `--environment`, outside the repository, and inst
 `--path` the data are downloaded. `--scratch` names a folder for results, so that a repeated command runs only what is missing in it.
 
 Both sides get the leave-one-out split of genrec, the vectors of genrec's embed stage, histories of the last 20 items, one thread, and
-`--seconds` of processor time to train, with validation and without Semantic IDs; the table has the measured time. Both rank all items for all test users, seen items
-kept, by exact scores (`--scoring beam`: cornac's TIGER ranks the items of 50 beams, since its exact scores take 0.2 s per user or more).
+`--seconds` of processor time to train, with validation and without Semantic IDs; the table has the measured time. Both rank all items
+for all test users, seen items kept, by exact scores (`--scoring beam`: cornac's TIGER ranks the items of 50 beams, since its exact
+scores take 0.2 s per user or more).
 
 **What this shows:** what each recipe reaches in equal time on one CPU thread. **What it does not:** whether two implementations of the
 same recipe agree, or which is better when trained to the end. cornac's configurations are made for hours of a GPU, and the recipes of
@@ -23,12 +24,13 @@ genrec were tuned for one CPU core. There is one seed. No claim of agreement is 
 | kept | best of ten validations | the last step; best of five to ten validations where ten epochs fit |
 | settings | an existing recipe | `settings_of`, each with the whole time; the best on validation is ranked on test |
 
-Neither side has item embeddings. cornac has no argument for given codes, and its tokenizer is a private method, so the sides' Semantic IDs
-differ. cornac trains whole epochs and has no callback. Where less than ten epochs fit, a hook of torch's optimizer ends the last one
-when the seconds are over; where less than one fits, the learning rate is constant. The shipped warm-up of 10,000 steps is a tenth of
-the steps here. `genrec's size` gives cornac's configuration the widths, layers and batch of genrec's model, and RPG sessions of
-windows, because cornac's RPG has a row for each target after the first 20 of a user. `--shipped` trains the configuration as it is
-too: an epoch of RPG_CONFIG on MovieLens-100K has 308 steps of 2 s. The RQ-VAE of PAISCHER_CONFIG takes 8,000 epochs and is left out.
+Neither side has item embeddings. cornac has no argument for given codes, and its tokenizer is a private method, so the sides'
+Semantic IDs differ. cornac trains whole epochs and has no callback. Where less than ten epochs fit, a hook of torch's optimizer
+ends the last one when the seconds are over; where less than one fits, the learning rate is constant. The shipped warm-up of
+10,000 steps is a tenth of the steps here. `genrec's size` gives cornac's configuration the widths, layers and batch of genrec's
+model, and RPG sessions of windows, because cornac's RPG has a row for each target after the first 20 of a user. `--shipped`
+trains the configuration as it is too: an epoch of RPG_CONFIG on MovieLens-100K has 308 steps of 2 s. The RQ-VAE of
+PAISCHER_CONFIG takes 8,000 epochs and is left out.
 """
 
 from __future__ import annotations
