@@ -30,7 +30,8 @@ def check_label_smoothing(trial: Trial, specification: PolicySpecification, caus
 
     `causal` says whether SFT may train the policy on windows. The policy is in evaluation mode. Checked:
 
-    - `has_label_smoothing()` is true if and only if the policy has the methods and no loss of its own;
+    - `has_label_smoothing()` is true only if the policy has the methods and no loss of its own, and true if it has them and is no
+      `LossPolicy`;
     - label smoothing of 0 gives `level_log_prob`, and the result is linear in it; candidate 0 has -inf;
     - the uniform part of the first level is the same for all candidates, and the mean over all codes, or over all items of a
       `CatalogPolicy`, if these are the codes of items;
@@ -49,9 +50,10 @@ def check_label_smoothing(trial: Trial, specification: PolicySpecification, caus
 def _announced(trial: Trial, specification: PolicySpecification, causal: bool) -> bool:
     """Return whether the specification announces smoothed log-probabilities; check that it is right."""
     announced = isinstance(specification, LabelSmoothingSpecification) and specification.has_label_smoothing()
-    own_loss = _has_own_loss(trial)
-    expected = isinstance(trial.policy, LabelSmoothing) and not own_loss
-    if announced != expected:
+    has_methods = isinstance(trial.policy, LabelSmoothing)
+    own_loss = announced and _has_own_loss(trial)
+    expected = has_methods and not own_loss
+    if announced != expected and (announced or not isinstance(trial.policy, LossPolicy)):
         has = "trains with a loss of its own" if own_loss else f"has {'' if expected else 'no '}smoothed_level_log_prob"
         raise ContractError(
             f"{trial.name}: the policy {has}, so has_label_smoothing() of its specification must return {expected}: "
