@@ -7,12 +7,12 @@ from typing import Any
 
 from genrec import pipeline
 from genrec.evaluation.compare import METRICS
+from genrec.evaluation.comparison.configuration_differences import CLASS
 from genrec.stage_names import is_training_stage
 from genrec.store import Artifact, Store, hash_of
 
 VERSION = "stages."  # prefix of the versions of the stages, which a user does not set
 EVALUATION = "evaluate."  # prefix of the settings of the evaluation
-CLASS = ".class"  # ending of the key path of a component's class
 _ABSENT = object()  # in place of the value of a setting that a row does not have
 
 

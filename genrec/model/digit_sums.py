@@ -60,8 +60,6 @@ class DigitTable(nn.Module):
         self.register_buffer("digits", digits, persistent=False)
         self.register_buffer("items", torch.cat(by_digit), persistent=False)
         self.register_buffer("starts", torch.stack(starts), persistent=False)
-        self.shares: Tensor  # float32 [S]  the share of items that have a digit value
-        self.register_buffer("shares", digits.flatten().bincount(minlength=values) / len(digits), persistent=False)
 
     def of(self, items: Tensor) -> Tensor:
         """Return the digit values of items int64 [...], int64 [..., m] in 0..S - 1; item 0 gets those of item 1."""
@@ -73,6 +71,13 @@ class DigitTable(nn.Module):
         digits, size = torch.split(self.digits, self.block_size), self.block_size * self.digits.shape[1]
         parts = zip(digits, torch.split(self.items, size), self.starts, strict=True)
         return [Block(number * self.block_size, *part) for number, part in enumerate(parts)]
+
+    @property
+    def shares(self) -> Tensor:
+        """Return the share of the items that have each digit value, float32 [S]."""
+        sizes = self.starts.new_tensor([part.numel() for part in torch.split(self.digits, self.block_size)])
+        ends = torch.cat([self.starts[:, 1:], sizes.unsqueeze(1)], 1)
+        return (ends - self.starts).sum(0) / len(self.digits)
 
 
 def _transposed(digits: Tensor, values: int) -> tuple[Tensor, Tensor]:

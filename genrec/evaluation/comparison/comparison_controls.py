@@ -33,6 +33,11 @@ def rows_with_preferences(comparison: Comparison) -> list[Row]:
     return [row for row in comparison.rows if loss_name(row) not in ("", CONTROL)]
 
 
+def others_with_preferences(comparison: Comparison) -> list[Row]:
+    """Return the rows with a preference loss, without the reference."""
+    return [row for row in rows_with_preferences(comparison) if row.name != comparison.reference]
+
+
 def controls_of(comparison: Comparison) -> list[Row]:
     """Return the controls: rows trained without preferences on the base, and for the steps, of a row with a preference loss.
 
@@ -82,7 +87,7 @@ def differences(control: Row, row: Row) -> list[str]:
 
 def reading_of_controls(comparison: Comparison) -> list[str]:
     """Return a paragraph on the control of the rows with a preference loss; empty if no row but the reference has one."""
-    controls, aligned = controls_of(comparison), [row for row in rows_with_preferences(comparison) if row.name != comparison.reference]
+    controls, aligned = controls_of(comparison), others_with_preferences(comparison)
     control = next((row for row in controls if row.name == comparison.reference), controls[0] if controls else None)
     return [control_in_words(control, aligned, controls)] if aligned else []
 

@@ -13,6 +13,7 @@ from genrec.evaluation.comparison.comparison_controls import (
     controls_of,
     has_base_and_steps_of,
     loss_name,
+    others_with_preferences,
     own_control,
     reading_of_controls,
     rows_with_preferences,
@@ -116,7 +117,7 @@ def _over(comparison: Comparison, trained: bool) -> str:
 
 def _on_preferences(comparison: Comparison) -> list[str]:
     """Return a paragraph on the rows with a preference loss: which are above the reference, which have no test, the control."""
-    aligned = [row for row in rows_with_preferences(comparison) if row.name != comparison.reference]
+    aligned = others_with_preferences(comparison)
     tested = [row for row in aligned if row.test is not None and row.test.p_holm is not None]
     untested = [row.name for row in aligned if row not in tested]
     sentences = []
