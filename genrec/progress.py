@@ -90,7 +90,7 @@ def silenced() -> Iterator[None]:
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Forget, at the end of this context, the `Progress` that was entered within it and never left.
+    """Forget, at the end of this context, every `Progress` that was entered within it and is still open.
 
     A generator that shows progress stays open after an error while somebody keeps the error's traceback, as notebooks do. Later work
     would count as work inside it, and show nothing.
