@@ -15,9 +15,9 @@
     genrec run experiments/ablations.py:beauty_vectors  # also beauty_negatives, _num_negatives, _beta, _anchor, _gate
 
 `--source.path` names a local copy of the data. Policies, recipes and data are those of experiments/movielens_tables.py (leave-one-out
-with a liked target) and experiments/headline.py (Beauty), so that rows with the same settings share their artifacts. Semantic IDs are
-compared after SFT; all else after two epochs of alignment, against continued SFT. Imported Semantic IDs are left out: none are
-published for these data sets.
+with a liked target) and `warm` of experiments/headline.py (Beauty), so that rows with the same settings share their artifacts.
+Semantic IDs are compared after SFT; all else after two epochs of alignment, against continued SFT. Imported Semantic IDs are left out:
+none are published for these data sets.
 
 Endpoint of each, named before the run: NDCG@10 on test, seen items kept, of every row against the first trained one, Holm over the
 function's rows. Of `learned_codes`: `letter` against `rqvae`, the same autoencoder without LETTER's terms; the other rows place the
@@ -128,7 +128,7 @@ def vectors() -> list[Experiment]:
 
 def beauty_vectors() -> list[Experiment]:
     """Return `vectors` on Beauty."""
-    return varied(parallel.sft(), "vectors", _encoders())
+    return varied(parallel.warm_digits(), "vectors", _encoders())
 
 
 def _kinds() -> dict[str, Objective]:
@@ -149,7 +149,7 @@ def negatives() -> list[Experiment]:
 
 def beauty_negatives() -> list[Experiment]:
     """Return `negatives` on Beauty."""
-    return aligned(parallel.sft(), "negatives", BEAUTY_STEPS, _kinds())
+    return aligned(parallel.warm_digits(), "negatives", BEAUTY_STEPS, _kinds())
 
 
 def counts(items: int) -> dict[str, Objective]:
@@ -165,7 +165,7 @@ def num_negatives() -> list[Experiment]:
 
 def beauty_num_negatives() -> list[Experiment]:
     """Return `num_negatives` on Beauty."""
-    return aligned(parallel.sft(), "num-negatives", BEAUTY_STEPS, counts(BEAUTY_ITEMS))
+    return aligned(parallel.warm_digits(), "num-negatives", BEAUTY_STEPS, counts(BEAUTY_ITEMS))
 
 
 def _betas() -> dict[str, Objective]:
@@ -180,7 +180,7 @@ def beta() -> list[Experiment]:
 
 def beauty_beta() -> list[Experiment]:
     """Return `beta` on Beauty."""
-    return aligned(parallel.sft(), "beta", BEAUTY_STEPS, _betas())
+    return aligned(parallel.warm_digits(), "beta", BEAUTY_STEPS, _betas())
 
 
 def _anchors() -> dict[str, Objective]:
@@ -195,7 +195,7 @@ def anchor() -> list[Experiment]:
 
 def beauty_anchor() -> list[Experiment]:
     """Return `anchor` on Beauty."""
-    return aligned(parallel.sft(), "anchor", BEAUTY_STEPS, _anchors())
+    return aligned(parallel.warm_digits(), "anchor", BEAUTY_STEPS, _anchors())
 
 
 def gates(steps: int) -> dict[str, Objective]:
@@ -215,7 +215,7 @@ def gate() -> list[Experiment]:
 
 def beauty_gate() -> list[Experiment]:
     """Return `gate` on Beauty."""
-    return aligned(parallel.sft(), "gate", BEAUTY_STEPS, gates(BEAUTY_STEPS))
+    return aligned(parallel.warm_digits(), "gate", BEAUTY_STEPS, gates(BEAUTY_STEPS))
 
 
 def group_size() -> list[Experiment]:

@@ -22,7 +22,8 @@ users and five seeds, with Holm over the rows of the function:
    start of both rows. BEST is the best of 3,800 steps on validation of seed 0, and is the same for all seeds.
 5. `coverage`, Beauty: coverage@10, where NDCG@10 of popular negatives is at most 0.0010 below the control (one-sided, 95 %).
 
-The policy, its SFT and the recipe of alignment are those of experiments/headline.py, and nothing is tuned.
+The policy and its SFT are those of `warm` in experiments/headline.py, the recipe of alignment is that of its two epochs, and nothing
+is tuned.
 
 Cost: not run yet. Results will stand in experiments/results.md.
 """
@@ -45,13 +46,13 @@ from genrec.preference.negatives import Popularity, Uniform
 from genrec.types import Objective
 
 STEPS = 2 * parallel.EPOCH  # of an alignment: two epochs
-BEST = 3_230  # best step of SFT on validation, seed 0; see `crossing`
+BEST = 3_800  # best step of SFT on validation, seed 0; see `crossing`
 SHARES = (25, 50, 75, 100, 150)  # percent of BEST
 
 
 def compared(objectives: dict[str, Objective]) -> list[Experiment]:
     """Return SFT on Beauty, continued SFT, and a row for each objective; five seeds."""
-    base = parallel.sft()
+    base = parallel.warm_digits()
     rows = [on_policy.aligned(base, name, each, STEPS) for name, each in objectives.items()]
     return seeds([on_policy.aligned(base, "continued", on_policy.WINDOWS, STEPS), base, *rows])
 
@@ -73,7 +74,7 @@ def ratings() -> list[Experiment]:
     return movielens_tables.movielens_1m_last()
 
 
-@endpoint("beauty-rpg-sdpo-catalog", reference="beauty-rpg-continued")
+@endpoint("beauty-rpg-warm-sdpo-catalog", reference="beauty-rpg-warm-continued")
 def whole_catalog() -> list[Experiment]:
     """Return S-DPO of the parallel policy with 15 and 1,000 uniform negatives and with the whole catalog."""
     return compared(
@@ -87,21 +88,21 @@ def whole_catalog() -> list[Experiment]:
 
 def stopped(percent: int) -> Experiment:
     """Return SFT on Beauty stopped at a share of its best step. Its schedule is that of 150 %, and its last step is kept."""
-    base, steps = parallel.sft(), percent * BEST // 100
+    base, steps = parallel.warm_digits(), percent * BEST // 100
     longest = max(SHARES) * BEST // 100
     recipe = replace(
         base.sft,
         optimization=replace(base.sft.optimization, max_steps=steps, decay_steps=longest),
         validation=Validation(every=steps, users=0),
     )
-    return replace(base, name=f"beauty-rpg-{percent}-sft", sft=recipe)
+    return replace(base, name=f"beauty-rpg-warm-{percent}-sft", sft=recipe)
 
 
-@endpoint("beauty-rpg-25-gated", reference="beauty-rpg-25-continued")
-@endpoint("beauty-rpg-50-gated", reference="beauty-rpg-50-continued")
-@endpoint("beauty-rpg-75-gated", reference="beauty-rpg-75-continued")
-@endpoint("beauty-rpg-100-gated", reference="beauty-rpg-100-continued")
-@endpoint("beauty-rpg-150-gated", reference="beauty-rpg-150-continued")
+@endpoint("beauty-rpg-warm-25-gated", reference="beauty-rpg-warm-25-continued")
+@endpoint("beauty-rpg-warm-50-gated", reference="beauty-rpg-warm-50-continued")
+@endpoint("beauty-rpg-warm-75-gated", reference="beauty-rpg-warm-75-continued")
+@endpoint("beauty-rpg-warm-100-gated", reference="beauty-rpg-warm-100-continued")
+@endpoint("beauty-rpg-warm-150-gated", reference="beauty-rpg-warm-150-continued")
 def crossing() -> list[Experiment]:
     """Return SFT stopped at each share of its best step, and continued SFT and gated S-DPO from there, five seeds."""
     rows = []
@@ -111,7 +112,7 @@ def crossing() -> list[Experiment]:
     return seeds(rows)
 
 
-@endpoint("beauty-rpg-sdpo-popular", reference="beauty-rpg-continued", metric="coverage@10")
+@endpoint("beauty-rpg-warm-sdpo-popular", reference="beauty-rpg-warm-continued", metric="coverage@10")
 def coverage() -> list[Experiment]:
     """Return S-DPO with 15 popular and with 15 uniform negatives."""
     return compared({"sdpo-popular": headline.sdpo(Sampled(Popularity(), 15)), "sdpo-15": headline.sdpo(Sampled(Uniform(), 15))})
