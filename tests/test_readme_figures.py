@@ -1,14 +1,21 @@
-"""The figures of the README's table are those of the study of the quick start."""
+"""The figures of the README's tables are those of the kept rows and of the study of the quick start."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
 from genrec.quickstart import comparison
 
 PROJECT = Path(__file__).parents[1]
+HEADLINE = {  # words of a row of the README's first table -> its rows, which are kept, and SASRec's
+    "[Beauty](": ("beauty-rpg-32-digits-only", "beauty-sasrec"),
+    "[Toys](": ("toys-rpg-32-digits-only", "toys-sasrec"),
+    "[Beauty, better codes": ("beauty-rpg-warm", "beauty-sasrec"),
+}
 ROWS = {  # the row of the README's table -> that of the study
     "TIGER, SFT continued on all events": "taste-continued",
     "SFT on liked events alone from the start": "taste-sft-liked",
@@ -70,3 +77,20 @@ def test_the_figures_of_a_row_are_those_of_the_study(row: str, readme: dict[str,
         assert against_liked == "reference"
     else:
         assert same(against_liked, liked[name][0], liked[name][1])
+
+
+def kept_mean(row: str) -> float:
+    """Return the mean NDCG@10 over the seeds of a kept row."""
+    runs = json.loads((PROJECT / "experiments/results/kept/runs" / f"{row}.json").read_text(encoding="utf-8"))["seeds"]
+    return mean(run["metrics"]["ndcg@10"] for run in runs.values())
+
+
+@pytest.mark.parametrize("words", HEADLINE)
+def test_the_figures_of_the_headline_are_those_of_the_kept_rows(words: str) -> None:
+    rows = table((PROJECT / "README.md").read_text(encoding="utf-8"), "| RPG | SFT")
+    (cells,) = [cells for name, cells in rows.items() if name.startswith(words)]
+    stem, sasrec = HEADLINE[words]
+    sft, control, gated = (kept_mean(f"{stem}-{name}") for name in ("sft", "continued-long", "gated-long"))
+    assert len(rows) == len(HEADLINE)
+    assert [cells[place] for place in (0, 1, 2, 4)] == [f"{value:.4f}" for value in (sft, control, gated, kept_mean(sasrec))]
+    assert cells[3].startswith(f"{gated / control - 1:+.1%}".replace("%", " %"))
