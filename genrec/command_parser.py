@@ -38,6 +38,12 @@ def build() -> argparse.ArgumentParser:
         "6; with a comma they are listed, as in 5,6,7, and 7, is seed 7 alone. A baseline is run once, and with all of these seeds "
         "where ties have an order for each",
     )
+    run.add_argument(
+        "--rows",
+        metavar="NAME,...",
+        help="run only these rows of the list, by their names in the file; * stands for any characters, as in '*-sft,*-gated'. "
+        "Endpoints of the function are recorded as if all rows were run",
+    )
     run.add_argument("--refresh", metavar="STAGE", help="rebuild this stage and all later stages")
     run.add_argument("--replace", action="store_true", help="start rows again whose settings differ from those in data/runs/")
     run.add_argument("--fields", action="store_true", help="list all fields with their defaults")

@@ -6,12 +6,13 @@ Each command imports what it needs, so that `genrec --help` starts at once.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, did_you_mean
 from genrec.row_commands import listed_seeds, print_comparison
 from genrec.terminal_text import print_lines
 
@@ -28,10 +29,25 @@ class ListedExperiments:
     where: str  # FILE.py:FUNCTION or MODULE:FUNCTION
     flags: tuple[str, ...]  # overrides
     seeds: str | None  # value of --seeds
+    rows: str | None = None  # value of --rows
 
     def __call__(self) -> Sequence[Experiment]:
         """Return the experiments. A process loads them once, so that each class of the file exists once."""
         return _loaded(self)
+
+    def chosen(self, experiments: Sequence[Experiment]) -> list[Experiment]:
+        """Return the loaded experiments that --rows names, all without it. Raises UsageError for a name that none of them has."""
+        if self.rows is None:
+            return list(experiments)
+        names = list(dict.fromkeys(each.name for each in experiments))
+        patterns = [each.strip() for each in self.rows.split(",") if each.strip()]
+        unknown = [each for each in patterns if not fnmatch.filter(names, each)]
+        if unknown or not patterns:
+            wrong = unknown[0] if unknown else self.rows
+            raise UsageError(
+                f"--rows: {self.where} returns no row {wrong!r}{did_you_mean(wrong, names)}; its rows: {', '.join(names)}"
+            )
+        return [each for each in experiments if any(fnmatch.fnmatchcase(each.name, pattern) for pattern in patterns)]
 
     def overridden(self, experiments: Sequence[Experiment]) -> list[Experiment]:
         """Return the loaded experiments with the overrides."""
@@ -50,7 +66,7 @@ class ListedExperiments:
 def _loaded(listed: ListedExperiments) -> Sequence[Experiment]:
     from genrec import loading
 
-    return listed.seeded(listed.overridden(loading.load(listed.where)))
+    return listed.seeded(listed.overridden(listed.chosen(loading.load(listed.where))))
 
 
 def run_named(
@@ -95,8 +111,9 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
     overridden, with_seeds = bool(flags), _with_seeds(options, flags)
     flags = flags if options.seed is None else [*flags, "--seed", options.seed]
     loaded = loading.load(options.experiment)
-    listed = ListedExperiments(options.experiment, tuple(flags), options.seeds)
+    listed = ListedExperiments(options.experiment, tuple(flags), options.seeds, options.rows)
     named = endpoints.named(loading.member(options.experiment), loaded, options.experiment)
+    loaded, others = listed.chosen(loaded), loaded
     experiments = listed.overridden(loaded)
     if options.fields:
         print_fields(experiments[-1])
@@ -115,6 +132,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         print_lines(dry_run.lines([in_parts(each, options.devices) for each in experiments], options.replace))
         print_lines(f"endpoint: {each}" for each in named)
         return 0
+    if options.rows is not None:
+        studies.record(study, [], endpoints=endpoints.of_rows(named, [*others, *experiments]))
     found = results.run(
         experiments,
         refresh=options.refresh,
@@ -139,7 +158,8 @@ def _with_seeds(options: argparse.Namespace, flags: Sequence[str]) -> str:
     from genrec.command_lines import command_line
     from genrec.evaluation.statistics.paired_tests import DEFAULT_SEEDS
 
-    words = ["run", options.experiment, *flags, *(word for tracker in options.track for word in ("--track", tracker))]
+    words = ["run", options.experiment, *([] if options.rows is None else ["--rows", options.rows])]
+    words += [*flags, *(word for tracker in options.track for word in ("--track", tracker))]
     words += [] if options.on is None else ["--on", options.on]
     words += [] if options.devices == 1 else ["--trainer.devices", options.devices, "--trainer.strategy", options.strategy]
     return command_line(*words, *(["--offline"] if options.offline else []), "--seeds", DEFAULT_SEEDS)

@@ -75,7 +75,7 @@ def record(study: str, experiments: Sequence[Experiment], overridden: bool = Fal
     `overridden` says whether settings were changed on the command line. An endpoint keeps the time at which it was recorded first.
     Raises ArtifactError if the study's file is damaged or was written by a newer version.
     """
-    if not experiments:
+    if not experiments and not endpoints:
         return
     path = file_of(study)
     check_folder(path.parent)
