@@ -42,7 +42,7 @@ def build() -> argparse.ArgumentParser:
         "--rows",
         metavar="NAME,...",
         help="run only these rows of the list, by their names in the file; * stands for any characters, as in '*-sft,*-gated'. "
-        "Endpoints of the function are recorded as if all rows were run",
+        "All endpoints of the function are recorded",
     )
     run.add_argument("--refresh", metavar="STAGE", help="rebuild this stage and all later stages")
     run.add_argument("--replace", action="store_true", help="start rows again whose settings differ from those in data/runs/")
