@@ -17,8 +17,8 @@ methods after each of them was tuned. Cost: at most 4 processor-hours a tuning, 
 Run to their end, one seed, one thread: `sasrec_100k`, `tiger_100k`, `sasrec_beauty`, `sasrec_toys` and `sdpo_100k`
 (experiments/results.md). In those of SASRec and TIGER no trial is above the recipe of the files, so these recipes stay, but for Toys:
 its best trial is slightly above Beauty's recipe, which the rows on Toys have. `sasrec_1m` is not finished. `rpg_beauty`,
-`gated_beauty` and `continued_beauty` have not been run. The two alignments start from `parallel.sft`, the policy with item embeddings,
-and get the same budget; the control has fewer settings to choose.
+`gated_beauty` and `continued_beauty` have not been run. They start from `parallel.warm_digits`, the SFT of `headline.py:warm`. The two
+alignments get the same budget; the control has fewer settings to choose.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _sasrec_amazon(base: Experiment) -> Tuning:
 
 def rpg_beauty() -> Tuning:
     """Return the tuning of RPG on Beauty. Trials have 12 epochs instead of 20 and validate on 4,000 users every two epochs."""
-    base = parallel.sft()
+    base = parallel.warm_digits()
     optimization = replace(base.sft.optimization, max_steps=12 * parallel.EPOCH)
     recipe = replace(
         base.sft, optimization=optimization, validation=replace(base.sft.validation, every=2 * parallel.EPOCH, users=4_000)
@@ -119,21 +119,21 @@ def rpg_beauty() -> Tuning:
         experiment=replace(base, sft=recipe),
         space={
             "sft.optimization.learning_rate": LogUniform(5e-4, 1e-2),
-            "policy.dropout": Uniform(0.2, 0.6),
-            "policy.temperature": LogUniform(0.03, 0.2),
-            "tokenize.quantizer.num_levels": Choice((16, 32)),
+            "policy.dropout": Uniform(0.1, 0.5),
+            "policy.temperature": LogUniform(0.2, 2.0),
+            "policy.item_embedding": Choice((False, True)),
         },
     )
 
 
 def gated_beauty() -> Tuning:
-    """Return the tuning of gated S-DPO after RPG with item embeddings on Beauty. All trials align one SFT policy for three epochs."""
+    """Return the tuning of gated S-DPO after `warm_digits` on Beauty. All trials align one SFT policy for three epochs."""
     return Tuning(
         experiment=_three_epochs("gated"),
         space={
             "align.optimization.learning_rate": LogUniform(1e-4, 3e-3),
             "align.objective.weight": LogUniform(0.2, 5.0),
-            "align.objective.loss.beta": LogUniform(0.1, 2.0),
+            "align.objective.loss.beta": LogUniform(0.2, 5.0),
             "align.objective.candidates.size": Choice((8, 16, 64)),
         },
     )
@@ -151,8 +151,8 @@ def continued_beauty() -> Tuning:
 
 
 def _three_epochs(name: Literal["continued", "gated"]) -> Experiment:
-    """Return an alignment of three epochs after `parallel.sft`, with a validation of all users after each epoch."""
+    """Return an alignment of three epochs after `parallel.warm_digits`, with a validation of all users after each epoch."""
     objective = on_policy.gated() if name == "gated" else on_policy.WINDOWS
-    row = on_policy.aligned(parallel.sft(), name, objective, 3 * parallel.EPOCH)
+    row = on_policy.aligned(parallel.warm_digits(), name, objective, 3 * parallel.EPOCH)
     assert isinstance(row.align, Align)
     return replace(row, align=replace(row.align, validation=Validation(every=parallel.EPOCH, users=0)))
