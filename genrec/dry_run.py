@@ -16,11 +16,11 @@ from genrec import pipeline, run_files
 from genrec.environment import environment
 from genrec.errors import NetworkError, counted
 from genrec.experiment import Experiment, flags_in_words
+from genrec.objectives.training_length import default_steps
 from genrec.pipeline import Step
 from genrec.progress import duration
 from genrec.row_settings import flatten
 from genrec.stage_names import is_training_stage, kind_of_stage
-from genrec.training.schedule import default_steps
 from genrec.workspace import check_writable, home, store
 
 Described = tuple[dict[str, Any], dict[str, str]]  # specification and parents of an artifact (see `Step`)

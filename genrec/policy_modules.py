@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -33,3 +35,18 @@ def device_of(recommender: Recommender) -> torch.device:
     if isinstance(recommender, nn.Module):
         return next(recommender.parameters()).device
     return torch.device("cpu")
+
+
+@contextmanager
+def evaluation_mode(recommender: object) -> Iterator[None]:
+    """Put a recommender that is a module into evaluation mode, and restore the mode of each of its modules afterwards."""
+    if not isinstance(recommender, nn.Module):
+        yield
+        return
+    modes = [(each, each.training) for each in recommender.modules()]
+    recommender.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes:
+            each.training = mode

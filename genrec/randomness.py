@@ -49,8 +49,8 @@ def gumbel(location: Tensor, source: torch.Generator) -> Tensor:
     return location - noise.log_()  # -log of an Exp(1) sample is a Gumbel sample
 
 
-def mixed(state: ndarray) -> ndarray:
-    """Return 64 pseudo-random bits for each number, uint64 of the same shape: the output of SplitMix64 (Steele et al. 2014)."""
+def splitmix64(state: ndarray) -> ndarray:
+    """Return 64 pseudo-random bits for each number, uint64 of the same shape, by the finalizer of SplitMix64 (Steele et al. 2014)."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     bits: ndarray = state ^ (state >> np.uint64(31))

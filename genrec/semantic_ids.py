@@ -55,7 +55,8 @@ def row_keys(codes: Tensor) -> Tensor:
 def rank_in_group(group: Tensor) -> Tensor:
     """Return, for each row, the number of earlier rows in the same group: int64 [N] -> int64 [N]."""
     ordered, order = group.sort(stable=True)
-    return torch.empty_like(group).scatter_(0, order, torch.arange(len(group)) - torch.searchsorted(ordered, ordered))
+    place = torch.arange(len(group), device=group.device)
+    return torch.empty_like(group).scatter_(0, order, place - torch.searchsorted(ordered, ordered))
 
 
 def lowest_free(prefixes: Tensor, taken: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from genrec.errors import NumericsError, UsageError
 from genrec.evaluation.scored_lists import recommend_batch
 from genrec.item_rows import contains, repeated
 from genrec.plugin_source import name_with_place
-from genrec.randomness import mixed, seed_of
+from genrec.randomness import seed_of, splitmix64
 from genrec.types import Evaluated, Policy, SequenceBatch, UserRecommender
 from genrec.types.specification import check_types
 
@@ -89,9 +89,9 @@ def draw_candidates(user: Tensor, target: Tensor, taken: Tensor, items: int, cou
 
 def _draws(user: Tensor, items: int, length: int, seed: int) -> Tensor:
     """Return the first `length` draws of each user from 1..items, int64 [B, length]."""
-    start = mixed(user.numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed_of(seed, "candidates")))
+    start = splitmix64(user.numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed_of(seed, "candidates")))
     steps = np.arange(1, length + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    bits = mixed(start[:, None] + steps[None, :])
+    bits = splitmix64(start[:, None] + steps[None, :])
     return torch.from_numpy((bits % np.uint64(items)).astype(np.int64)) + 1
 
 

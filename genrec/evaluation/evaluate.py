@@ -6,15 +6,14 @@ pipeline stores the results as `ranks.parquet`, `recommendations.parquet`, `user
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from pandas import DataFrame
-from torch import Tensor, nn
+from torch import Tensor
 
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
@@ -24,6 +23,7 @@ from genrec.evaluation.scored_lists import ScoredLists, lists_of, naming, recomm
 from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user, semantic_id_values
 from genrec.own_ids import OwnIds
 from genrec.plugin_source import name_with_place
+from genrec.policy_modules import evaluation_mode
 from genrec.progress import say, track
 from genrec.store import NEW_IN_KEY, NOT_IN_KEY
 from genrec.types import Baseline, EvaluationMetric, ExactRecommender, Ranking, Recommender, SequenceBatch
@@ -139,7 +139,7 @@ def evaluate(
     users: set[int] = set()
     parts: list[ScoredLists] = []
     size = spec.batch_size
-    with _evaluation_mode(recommender), torch.no_grad():
+    with evaluation_mode(recommender), torch.no_grad():
         for batch in track(batches, "evaluate"):
             _check_batch(batch, users)
             while len(batch.user):
@@ -184,19 +184,6 @@ def metrics_of(
         result |= cold_metrics(ranks, cutoffs, popularity)
     invalid = len(ranks) * min(lists.shape[1], item_count) - int((lists > 0).sum())
     return result | {"users": float(len(ranks)), "invalid": float(invalid)}
-
-
-@contextmanager
-def _evaluation_mode(recommender: Recommender) -> Iterator[None]:
-    """Turn dropout off, and restore the mode of every module afterwards."""
-    training = [module for module in recommender.modules() if module.training] if isinstance(recommender, nn.Module) else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _check_batch(batch: SequenceBatch, users: set[int]) -> None:

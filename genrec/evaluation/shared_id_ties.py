@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from genrec.errors import InputError
 from genrec.evaluation import metrics
 from genrec.item_rows import repeated
-from genrec.randomness import mixed
+from genrec.randomness import splitmix64
 from genrec.types import Metric
 
 COLUMNS = ("first", "ties", "sid_rank")  # additional columns of ranks if Semantic IDs are shared
@@ -74,7 +74,7 @@ def _excluded(exclude: Tensor, shared: Tensor, wanted: Tensor) -> Tensor:
 def _draw(user: Tensor, target: Tensor, ties: Tensor) -> Tensor:
     """Return a pseudo-random number in 0 .. ties - 1, int64 [B], a hash of user and target."""
     state = user.numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + target.numpy().astype(np.uint64)
-    return torch.from_numpy((mixed(state) % ties.numpy().astype(np.uint64)).astype(np.int64))
+    return torch.from_numpy((splitmix64(state) % ties.numpy().astype(np.uint64)).astype(np.int64))
 
 
 def semantic_id_values(ranks: DataFrame, cutoffs: Sequence[int]) -> dict[str, Tensor]:

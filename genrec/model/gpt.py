@@ -25,11 +25,10 @@ from genrec.model import semantic_id_policy
 from genrec.model.catalog_extension import extend_policy
 from genrec.model.event_embedding import EventEmbedding, check_inputs, chosen_inputs, item_numbers, with_next_item
 from genrec.model.gpt_decoding import EncodedHistory, GptDecoding, encoded_prefixes
-from genrec.model.row_groups import places_in_row
 from genrec.model.shared_history_layers import CausalLayer, KeysValues
 from genrec.model.t5_layers import MASK_VALUE, Dropout, RelativeBias, RMSNorm, additive_mask, code_log_probs
 from genrec.model.trie import Trie
-from genrec.semantic_ids import SemanticIds
+from genrec.semantic_ids import SemanticIds, rank_in_group
 from genrec.store import NEW_IN_KEY
 from genrec.types import HistoryInput, ItemSample, Ranking
 from genrec.types.event_history import items_of, padded
@@ -181,7 +180,7 @@ class GptPolicy(nn.Module):
     def _place_level_log_prob(self, history: Tensor, places: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
         history, places = self.events.read(history), self.events.shifted(places)
         levels, encoded, (row, place) = self.semantic_ids.levels, self._encode(history, None), places.unbind(1)
-        slot, (batch, count) = places_in_row(row), tokens.shape[:2]
+        slot, (batch, count) = rank_in_group(row), tokens.shape[:2]
         num_slots = int(slot.max()) + 1 if batch else 0
         place_of_slot = place.new_zeros(len(history), num_slots).index_put((row, slot), place)
         packed = tokens.new_zeros(len(history), num_slots, count, levels).index_put((row, slot), tokens)

@@ -51,10 +51,3 @@ def prefix_states(states: Tensor, places: Tensor, tokens: int) -> Tensor:
     index = (first.unsqueeze(2) + torch.arange(tokens, device=states.device)).flatten(1)
     heads = torch.arange(states.shape[1], device=states.device)
     return states[row[:, None, None], heads[:, None], index[:, None, :]]
-
-
-def places_in_row(row: Tensor) -> Tensor:
-    """Return how many earlier entries have the same number as each entry of int64 [X]: int64 [X]."""
-    ordered, order = row.sort(stable=True)
-    rank = torch.arange(len(row), device=row.device) - torch.searchsorted(ordered, ordered)
-    return torch.empty_like(row).scatter_(0, order, rank)

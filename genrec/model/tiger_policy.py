@@ -34,7 +34,7 @@ from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import ItemSample, Ranking
 from genrec.types.decoding import Decoding
-from genrec.types.event_history import items_of
+from genrec.types.event_history import items_of, padded
 
 if TYPE_CHECKING:
     from genrec.model.tiger import Tiger
@@ -77,6 +77,7 @@ class TigerPolicy(nn.Module):
 
     def encode(self, history: Tensor) -> EncodedHistory:
         """Encode histories of items, int64 [B, T], left-padded with 0, that were `read`."""
+        history = history if history.shape[1] else padded(history, 1)
         states, empty = self.embedding(self.trie.tokens[item_numbers(history)]), items_of(history) == 0
         age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device)
         if self.recency is not None and not self.specification.causal:
@@ -86,7 +87,7 @@ class TigerPolicy(nn.Module):
         else:
             empty, age = (place.repeat_interleave(states.shape[2], -1) for place in (empty, age))
             states = states.flatten(1, 2)
-        states = self.events(states, history, len(age) // max(1, history.shape[1]))
+        states = self.events(states, history, len(age) // history.shape[1])
         positions = torch.arange(len(age), device=age.device)
         bias = self.encoder_bias(positions, positions)
         future = age[None, :] < age[:, None] if self.specification.causal else None

@@ -8,15 +8,14 @@ divergence). The terms of the first level have no sampling error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from genrec.errors import UsageError
 from genrec.item_rows import sample_columns
+from genrec.policy_modules import evaluation_mode
 from genrec.types import DecodingPolicy, Policy
 
 MAX_PREFIXES = 2**13  # sampled prefixes that are decoded at once
@@ -53,7 +52,7 @@ def unconstrained_statistics(
     uniform = torch.rand(len(history), num_samples, policy.semantic_ids.levels, generator=generator, dtype=torch.float64)
     rows = max(1, min(MAX_PREFIXES, MAX_CELLS // max(policy.semantic_ids.level_sizes)) // num_samples)
     chunks = zip(torch.split(history, rows), torch.split(uniform, rows), strict=True)
-    with _evaluation_mode(policy), _evaluation_mode(checked):
+    with evaluation_mode(policy), evaluation_mode(checked):
         samples = [_sample(policy, checked, *chunk) for chunk in chunks]
     codes, entropy, kl = (torch.cat(parts) for parts in zip(*samples, strict=True))
     statistics = {
@@ -69,7 +68,7 @@ def greedy_items(policy: DecodingPolicy, history: Tensor) -> Tensor:
 
     Each level takes the most probable of all codes, equal ones by the lower code. `history` is int64 [B, T]. Dropout is off.
     """
-    with _evaluation_mode(policy):
+    with evaluation_mode(policy):
         parts = [_greedy_codes(policy, part) for part in torch.split(history, MAX_PREFIXES)]
     return policy.semantic_ids.lookup(torch.cat(parts).cpu())
 
@@ -116,15 +115,3 @@ def _sample(policy: DecodingPolicy, reference: DecodingPolicy | None, history: T
             log_probs, states = [log_prob for log_prob, _ in advanced], [state for _, state in advanced]
             beam = torch.arange(num_samples, device=history.device).expand(users, -1)
     return Samples(torch.stack(codes, -1), entropy, kl)
-
-
-@contextmanager
-def _evaluation_mode(policy: DecodingPolicy | None) -> Iterator[None]:
-    """Put a policy into evaluation mode, and restore its mode afterwards."""
-    module = nn.Module() if policy is None else cast(nn.Module, policy)
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

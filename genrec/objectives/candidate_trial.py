@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from genrec import plugin_errors
-from genrec.data.examples import epoch_steps
 from genrec.errors import InputError
 from genrec.objectives.checked_proposer import CheckedProposer
 from genrec.objectives.one_negative import check_one_negative
@@ -14,6 +13,7 @@ from genrec.objectives.policy_gradient import PolicyGradient
 from genrec.objectives.preferences import Preference
 from genrec.objectives.prefix_contrast import PrefixContrast
 from genrec.objectives.supervised import examples_of
+from genrec.objectives.training_length import with_length
 from genrec.plugin_source import check_command, components, name_with_place, plugins_in
 from genrec.types import Candidates, NegativeSampler, Objective, ObjectiveContext, Proposer
 
@@ -36,7 +36,7 @@ def try_candidates(objective: Objective, context: ObjectiveContext) -> None:
     """
     for part in proposing_parts(objective):
         given = examples_of(context.source, part.targets, feedback=part.feedback)
-        known = context._replace(epoch_steps=epoch_steps(len(given), context.batch_size))
+        known = with_length(context, given)
         with plugin_errors.attribute_to(part.candidates, "while it was tried on the first examples, before the training"):
             proposer = CheckedProposer(part.candidates, known, masks=isinstance(part, PolicyGradient))
             if not isinstance(part, Preference):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from genrec import plugin_errors
-from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
 from genrec.objectives.advantage_check import check_list_advantages
 from genrec.objectives.batch_statistics import RowMean, means_of_batch
@@ -25,6 +24,7 @@ from genrec.objectives.reward_measure import reward_measure
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
+from genrec.objectives.training_length import with_length
 from genrec.plugin_source import components
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
@@ -128,7 +128,7 @@ class ListPolicyGradient:
         check_sequence_policy(self, self.targets, context.policy)
         check_training(self, self.kl, context)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
-        context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
+        context = with_length(context, examples)
         step = _ListStep(self, context)
         measure = reward_measure(self.reward, step.rate, context)
         return TrainingStep(examples=examples, loss=step.loss, prepare=step.prepare, measure=measure, fault=step.rewards.fault)

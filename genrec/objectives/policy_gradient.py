@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from genrec import plugin_errors
-from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
 from genrec.objectives.advantage_check import check_advantages, check_terms
 from genrec.objectives.batch_statistics import RowMean, means_of_batch
@@ -27,6 +26,7 @@ from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.reward_measure import reward_measure
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
+from genrec.objectives.training_length import with_length
 from genrec.preference.candidates import Pairs, Rollouts
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
@@ -135,7 +135,7 @@ class PolicyGradient:
         if self.kl and context.reference is None:
             raise UsageError(WITHOUT_REFERENCE.format("PolicyGradient", self.kl))
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
-        context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
+        context = with_length(context, examples)
         proposer = CheckedProposer(self.candidates, context, masks=True)
         proposer.check_not_listed(self)
         step = _PolicyGradientStep(self, context, proposer)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
 from genrec.objectives.checked_proposer import CheckedProposer
 from genrec.objectives.curve_warnings import FallingPositives, SaturatedLoss
@@ -21,6 +20,7 @@ from genrec.objectives.one_negative import check_sizes, takes_one_negative
 from genrec.objectives.preference_step import UNRATED, PreferenceStep
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
+from genrec.objectives.training_length import with_length
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
 from genrec.policy_modules import as_module
@@ -113,7 +113,7 @@ class Preference:
         """Return the objective for one policy and one training set."""
         check_sequence_policy(self, self.targets, context.policy)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
-        context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
+        context = with_length(context, examples)
         proposer = CheckedProposer(self.candidates, context)
         proposals, examples, cache = proposer.proposals, proposer.examples(examples), None
         if proposals.listed is not None or self._is_static(proposals):

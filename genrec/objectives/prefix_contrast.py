@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
 from genrec.objectives.checked_proposer import CheckedProposer
 from genrec.objectives.prepared_rows import PreparedRows, items_of, mean_likelihood
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
+from genrec.objectives.training_length import with_length
 from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.level_checks import check_has_levels, check_several_levels
@@ -93,7 +93,7 @@ class PrefixContrast:
         self.check_context(context.data())
         check_sequence_policy(self, self.targets, context.policy)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
-        context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
+        context = with_length(context, examples)
         proposer = CheckedProposer(self.candidates, context)
         proposer.check_not_listed(self)
         return proposer.complete(

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from genrec import plugin_errors
-from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError, given
 from genrec.objective_state import FixedTensors, JoinedStates, WithModules
 from genrec.objectives.group_logs import JudgedGroups, group_logs
@@ -25,6 +24,7 @@ from genrec.objectives.reward_measure import reward_measure
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
+from genrec.objectives.training_length import with_length
 from genrec.objectives.value_function import ValueFunction
 from genrec.preference.candidates.proposing_policy import ProposingPolicy
 from genrec.preference.candidates.row_scores import scores_of
@@ -142,7 +142,7 @@ class ProximalPolicy:
         check_sequence_policy(self, self.targets, context.policy)
         check_training(self, self.kl, context)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
-        context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
+        context = with_length(context, examples)
         step = _ProximalStep(self, context)
         return TrainingStep(
             examples=examples,

@@ -170,13 +170,16 @@ class _Rounds:
         return batch if prepare is None else prepare(batch, step)
 
     def begin(self, step: int) -> None:
-        """Refresh the reference, then begin the step by its objective."""
+        """Refresh the reference, then begin the step by all objectives.
+
+        A copy of the policy that an objective refreshes every so many steps may be due in a step of another one.
+        """
         part = self.part(step)
         if part.first and part.number == self.refreshed and self.reference is not None:
             self.reference.refresh()
-        begin = self.parts[part.number].begin
-        if begin is not None:
-            begin(step)
+        for each in self.parts:
+            if each.begin is not None:
+                each.begin(step)
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of the objective of the step. The likelihood of SFT steps is logged as `sft_loss`.

@@ -27,8 +27,7 @@ from genrec.objectives.scored_candidates import log_probs
 from genrec.objectives.supervised import Supervised
 from genrec.objectives.validation_pairs import MAX_USERS
 from genrec.plugin_source import plugins_in
-from genrec.policy_modules import as_module, device_of
-from genrec.preference.candidates.policy_scores import evaluation_mode
+from genrec.policy_modules import as_module, device_of, evaluation_mode
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import check_start
 from genrec.randomness import generator, seed_of
@@ -181,7 +180,7 @@ def _try_proposers(policy: Policy, data: AlignmentData, recipe: Align, seed: int
     Torch's global generator and the policy's mode are left unchanged.
     """
     if proposing_parts(recipe.objective):
-        with torch.random.fork_rng(devices=[]), evaluation_mode(as_module(policy)):
+        with torch.random.fork_rng(devices=[]), evaluation_mode(policy):
             try_candidates(recipe.objective, _trial_context(policy, data, recipe, seed))
 
 
@@ -221,7 +220,7 @@ def check_same_start(context: ObjectiveContext, examples: SequenceBatch) -> None
     rows = SequenceBatch(*(each.to(device) for each in examples))
     items = torch.stack([rows.target, rows.target.roll(1)], 1)
     both = (context.policy, context.reference.policy)
-    with evaluation_mode(as_module(context.policy)):
+    with evaluation_mode(context.policy):
         ours, theirs = (log_probs(scores_of(each, rows, None, rows, context.normalize).level_log_prob(items)) for each in both)
     check_start(ours, theirs)
 

@@ -22,8 +22,7 @@ from torch import Tensor
 from genrec.item_rows import last_places
 from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.objectives.frozen_policy import FrozenCopy
-from genrec.policy_modules import as_module, device_of
-from genrec.preference.candidates.policy_scores import evaluation_mode
+from genrec.policy_modules import device_of, evaluation_mode
 from genrec.randomness import generator
 from genrec.types import CatalogPolicy, DecodingPolicy, Policy, TrainingExamples
 
@@ -50,7 +49,7 @@ class PolicyDivergence:
             return {}
         self.sft.follow_device()
         history = self.history.to(device_of(self.policy))
-        with evaluation_mode(as_module(self.policy)):
+        with evaluation_mode(self.policy):
             if isinstance(self.policy, CatalogPolicy):
                 entropy, kl = _exact(self.policy, self.sft.policy, history)
             elif isinstance(self.policy, DecodingPolicy):

@@ -19,11 +19,10 @@ import math
 from typing import Any, NamedTuple
 
 from genrec.data.examples import epoch_steps
+from genrec.objectives.training_length import MOST_STEPS, default_steps
 from genrec.preference.schedules import check_length
 from genrec.training.recipes import SFT, Align
 
-EPOCHS = 40  # passes over the training examples
-LEAST_STEPS, MOST_STEPS = 500, 20_000
 WARMUP_SHARE, MOST_WARMUP = 0.05, 1_000
 LEARNING_RATE, MOST_LEARNING_RATE = 3e-4, 2e-3  # at `MOST_STEPS`, and the limit for few steps
 VALIDATIONS = 20
@@ -95,11 +94,6 @@ def schedule(recipe: SFT | Align, examples: int) -> Schedule:
         decay_steps=optimization.decay_steps,
         parts=None if optimization.accumulate == 1 else optimization.accumulate,
     )
-
-
-def default_steps(examples: int, batch_size: int) -> int:
-    """Return the number of steps that stands for None."""
-    return min(max(EPOCHS * epoch_steps(examples, batch_size), LEAST_STEPS), MOST_STEPS)
 
 
 def learning_rate(plan: Schedule, step: int) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from pandas import DataFrame
 
+from genrec.errors import UsageError
 from genrec.objectives.built_steps import build_step
 from genrec.objectives.frozen_policy import FrozenCopy
 from genrec.objectives.held_out_examples import check_not_held_out
@@ -61,7 +62,10 @@ def fine_tune(
         raise AssertionError("fine_tune was called without data")
 
     def frozen_copy(name: str) -> FrozenCopy:
-        raise AssertionError("SFT has no frozen policies")
+        raise UsageError(
+            f"a proposer or sampler reads a frozen copy of the policy ({name}), which SFT has not; set its refresh to 1, which reads "
+            "the policy in training, or refresh_every to 0; or use it in an alignment"
+        )
 
     module = as_module(policy)
     module.train()

@@ -98,7 +98,7 @@ class ObjectiveContext(NamedTuple):
     data: Callable[[], SamplerContext]  # training data for samplers and rewards, read at the first call; its policy is the reference
     frozen_copy: Callable[[str], FrozenPolicy]  # a further frozen copy, part of the checkpoint; its name labels the weights there
     normalize: Literal["codes", "children"]  # softmax of each level, see `genrec.experiment.Align.normalize`
-    steps: int  # optimizer steps of the stage; 0 in an SFT whose steps follow from the number of its examples
+    steps: int  # optimizer steps of the stage; 0: not known, as in an SFT whose steps follow from the number of its examples
     batch_size: int  # examples of a step, in `parts` parts
     seed: int  # the random numbers of a step depend on it, see `genrec.randomness.generator`
     epoch_steps: int = 0  # steps of an epoch over the objective's examples; the objective sets it for its proposer

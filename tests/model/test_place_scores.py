@@ -16,6 +16,7 @@ from genrec.baselines import GRU4Rec, SASRec
 from genrec.baselines import item_policy as item_policy_module
 from genrec.item_rows import last_places, prefixes
 from genrec.model import RPG, row_groups
+from genrec.semantic_ids import rank_in_group
 from genrec.types import CatalogPolicy, ConstrainedWindowPolicy, WindowPolicy
 
 ITEM_POLICIES: dict[str, Any] = {
@@ -134,8 +135,8 @@ def test_groups_are_as_wide_as_their_widest_row(monkeypatch: pytest.MonkeyPatch)
     assert [(rows.tolist(), longest, width) for rows, longest, width in groups] == [([1, 2], 2, 1), ([3, 0], 3, 3)]
 
 
-def test_places_in_a_row_count_earlier_entries() -> None:
-    assert row_groups.places_in_row(torch.tensor([2, 0, 2, 2, 0])).tolist() == [0, 0, 1, 2, 1]
+def test_the_rank_in_a_group_counts_earlier_entries() -> None:
+    assert rank_in_group(torch.tensor([2, 0, 2, 2, 0])).tolist() == [0, 0, 1, 2, 1]
 
 
 @pytest.mark.parametrize("name", CATALOG)

@@ -121,6 +121,15 @@ def test_empty_history_is_finite(name: str) -> None:
 
 
 @EVERY
+def test_a_history_without_columns_is_one_of_padding(name: str) -> None:
+    policy, items = policy_of(name), torch.tensor([[1, 2]])
+    without, padding = (torch.zeros(1, columns, dtype=torch.int64) for columns in (0, 1))
+    assert torch.equal(policy.log_prob(without, items), policy.log_prob(padding, items))
+    assert torch.equal(policy.recommend(without, 5).items, policy.recommend(padding, 5).items)
+    assert torch.equal(policy.history_states(without), policy.history_states(padding))
+
+
+@EVERY
 def test_bf16_autocast_is_near(name: str) -> None:
     """bfloat16 has 8 bits of precision: log-probabilities of about -5 differ by at most 0.1; results are float32, masks exact."""
     policy = policy_of(name)

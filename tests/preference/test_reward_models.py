@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genrec.errors import InputError, UsageError
 from genrec.preference.candidates import History, InvalidIds, Pairs, Sampled, TopItems
-from genrec.preference.negatives import AlreadySeen, DislikedItems, Uniform
+from genrec.preference.negatives import AlreadySeen, Curriculum, DislikedItems, Uniform
 from genrec.preference.reward_models import BradleyTerry
 from genrec.preference.reward_models.pair_losses import bradley_terry, center_penalty, pair_accuracy, plackett_luce
 from genrec.preference.reward_models.reward_network import catalog_rewards, held_out_rows
@@ -209,6 +209,14 @@ def test_rejected_items_of_the_history_are_left_out() -> None:
     assert (rows.rejected[~rows.mask] == 0).all()
     seen = TrainingPairs(Sampled(AlreadySeen(), 1), tastes(), "liked", 20, 0.1, 0, 256)
     assert not seen.rows(seen.train, 0).mask.any()
+
+
+def test_a_sampler_that_changes_draws_as_at_its_start_in_every_step() -> None:
+    """Its second sampler draws items of the history alone, all of which are left out."""
+    pairs = TrainingPairs(Sampled(Curriculum((Uniform(), AlreadySeen())), 2), tastes(), "liked", 20, 0.1, 0, 256)
+    rows = [pairs.rows(pairs.train[:64], step) for step in (0, 1, 500)]
+    assert all(bool(each.mask.all()) for each in rows)
+    assert not torch.equal(rows[0].rejected, rows[1].rejected)
 
 
 def test_a_file_of_pairs(tmp_path: Path) -> None:

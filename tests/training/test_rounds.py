@@ -140,6 +140,18 @@ def test_the_sampled_policy_is_refreshed_as_the_sampler_requires() -> None:
     assert not same(context.policy, frozen.reference.policy)
 
 
+def test_a_copy_that_is_due_in_the_steps_of_another_objective_is_refreshed_there() -> None:
+    """Steps 0 to 3 are SFT, and the copy is due every eighth step: at 0, 8 and 16, all of them steps of SFT."""
+    objective = rounds((4, 4), None, ModelBeams(num_beams=10, refresh_every=8))
+    step, context, frozen, batch = built_step(recipe(max_steps=24, objective=objective))
+    sampled = frozen.copies["sampled"].policy
+    perturb(context.policy)
+    take(step, frozen, batch, 7)
+    assert not same(context.policy, sampled)
+    take(step, frozen, batch, 8)
+    assert same(context.policy, sampled)
+
+
 def step_sampler(negatives: NegativeSampler, **change: object) -> StepSampler:
     """Return a sampler of three negatives, with epochs of 14 steps."""
     _, context, _, _ = built_step(recipe(negatives=negatives, **change))

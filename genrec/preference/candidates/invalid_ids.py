@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.plugin_source import components, name_with_place
+from genrec.policy_modules import evaluation_mode
 from genrec.preference.candidates.invalid_codes import (
     RealCodes,
     corrupted,
@@ -18,7 +19,6 @@ from genrec.preference.candidates.invalid_codes import (
     sampled,
     take_first_codes,
 )
-from genrec.preference.candidates.policy_scores import evaluation_mode
 from genrec.preference.candidates.proposing_policy import ProposingPolicy
 from genrec.preference.candidates.row_scores import check_scores_codes
 from genrec.preference.example_randomness import ExampleRandomness
@@ -118,7 +118,7 @@ class InvalidIds:
 
         def in_step(rows: SequenceBatch, host: SequenceBatch, step: int, scores: RowScores) -> Candidates:
             policy = cast(DecodingPolicy, proposing.policy)
-            with evaluation_mode(cast(nn.Module, policy)):
+            with evaluation_mode(policy):
                 if self.by == "beams":
                     found = most_probable(policy, rows.history, real, self.num_negatives, self.pool_size)
                     return _with_target(rows.target, found)

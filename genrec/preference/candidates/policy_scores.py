@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, cast
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn.functional import pad
 
 from genrec.item_rows import best_items
+from genrec.policy_modules import evaluation_mode
 from genrec.preference.candidates.gumbel_top_k import gumbel_top_k
 from genrec.types import ConstrainedPolicy, ItemSample, PlaceSearchPolicy, Policy, Ranking, SamplingPolicy
 
@@ -76,7 +75,7 @@ def beams(policy: Policy, history: Tensor, n: int, exclude: Tensor | None, place
 
     They follow histories int64 [B, T], or the places int64 [X, 2] of a `PlaceSearchPolicy`.
     """
-    with evaluation_mode(cast(nn.Module, policy)):
+    with evaluation_mode(policy):
         if places is None:
             return policy.recommend(history, n, exclude)
         return cast(PlaceSearchPolicy, policy).recommend_after(history, places, n, exclude)
@@ -87,19 +86,7 @@ def samples(
     policy: SamplingPolicy, history: Tensor, n: int, exclude: Tensor | None, generator: Generator, places: Tensor | None = None
 ) -> ItemSample:
     """Draw `n` distinct items in evaluation mode; arguments as in `beams`, `generator` on their device."""
-    with evaluation_mode(cast(nn.Module, policy)):
+    with evaluation_mode(policy):
         if places is None:
             return policy.sample_items(history, n, exclude, generator)
         return cast(PlaceSearchPolicy, policy).sample_items_after(history, places, n, exclude, generator)
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and restore the mode of each of its modules afterwards."""
-    modes = [(each, each.training) for each in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, mode in modes:
-            each.training = mode

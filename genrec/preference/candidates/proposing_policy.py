@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 
 from genrec.errors import UsageError
-from genrec.policy_modules import as_module, device_of
-from genrec.preference.candidates.policy_scores import evaluation_mode
+from genrec.policy_modules import device_of, evaluation_mode
 from genrec.preference.candidates.row_scores import scores_without_gradient
 from genrec.types import Candidates, CatalogPolicy, FrozenPolicy, ObjectiveContext, Policy, RowScores, SequenceBatch
 
@@ -53,12 +52,11 @@ class ProposingPolicy:
     def at_start(self, rows: SequenceBatch, propose: Callable[[SequenceBatch, SequenceBatch, RowScores], Candidates]) -> Candidates:
         """Return the candidates of validation users on the CPU, by the reference, or by the policy in training without one."""
         policy = self.context.policy if self.context.reference is None else self.context.reference.policy
-        module, device = as_module(policy), device_of(policy)
-        parts = []
+        device, parts = device_of(policy), []
         for begin in range(0, len(rows.target), VALIDATION_ROWS):
             host = SequenceBatch(*(each[begin : begin + VALIDATION_ROWS] for each in rows))
             moved = SequenceBatch(*(each.to(device) for each in host))
-            with evaluation_mode(module):
+            with evaluation_mode(policy):
                 found = propose(moved, host, scores_without_gradient(policy, moved, self.context.normalize))
             parts.append((found.items.cpu(), found.mask.cpu()))
         items, mask = (torch.cat(each) for each in zip(*parts, strict=True))

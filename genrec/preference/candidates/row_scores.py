@@ -21,8 +21,8 @@ from torch import Generator, Tensor
 from genrec.errors import UsageError
 from genrec.item_rows import last_places
 from genrec.plugin_source import name_with_place
-from genrec.policy_modules import as_module
-from genrec.preference.candidates.policy_scores import CatalogScores, Normalize, beams, evaluation_mode, prefix_level_log_prob, samples
+from genrec.policy_modules import evaluation_mode
+from genrec.preference.candidates.policy_scores import CatalogScores, Normalize, beams, prefix_level_log_prob, samples
 from genrec.types import (
     CatalogPolicy,
     CodePolicy,
@@ -124,7 +124,7 @@ class PolicyRowScores:
         """Return the log-probabilities of items int64 [X, M] of the policy as `top` and `sample` see it, float32 [X, M]."""
         if isinstance(self.policy, CatalogPolicy):
             return self.level_log_prob(items).detach().sum(-1)
-        with evaluation_mode(as_module(self.policy)):
+        with evaluation_mode(self.policy):
             return self.level_log_prob(items).sum(-1)
 
     def rank(self, items: Tensor) -> Tensor | None:

@@ -52,7 +52,8 @@ class StepSampler:
     def __call__(self, batch: SequenceBatch, step: int) -> Tensor:
         """Return the negatives of a batch, int64 [B, K]."""
         key = ("negatives", "epoch", step // self.context.epoch_steps) if self.draw.by_example else ("negatives", step)
-        progress, random = step / self.context.steps, generator(self.context.seed, *key)
+        steps = self.context.steps  # 0: not known, and the sampler draws as at the start
+        progress, random = step / steps if steps else 0.0, generator(self.context.seed, *key)
         return self._checked(batch, progress, random, f"while it sampled negatives for step {step}")
 
     def for_validation(self, batch: SequenceBatch) -> Tensor:

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from genrec.preference.losses.log_ratios import mean_over_pairs
+
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, mask: Tensor) -> Tensor:
     """Return the Bradley-Terry loss float32 [B] of rewards float32 [B] and [B, K] under a mask bool [B, K]."""
-    return _mean_over_pairs(softplus(rejected - chosen.unsqueeze(1)), mask)
+    return mean_over_pairs(softplus(rejected - chosen.unsqueeze(1)), mask)
 
 
 def plackett_luce(chosen: Tensor, rejected: Tensor, mask: Tensor) -> Tensor:
@@ -28,15 +30,10 @@ def plackett_luce(chosen: Tensor, rejected: Tensor, mask: Tensor) -> Tensor:
 
 def center_penalty(chosen: Tensor, rejected: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over the pairs of (r_w + r_k)^2, float32 [B]; arguments as in `bradley_terry`."""
-    return _mean_over_pairs((chosen.unsqueeze(1) + rejected).square(), mask)
+    return mean_over_pairs((chosen.unsqueeze(1) + rejected).square(), mask)
 
 
 def pair_accuracy(chosen: Tensor, rejected: Tensor, mask: Tensor) -> Tensor:
     """Return the share of pairs with r_w > r_k, ties 1/2: a scalar, NaN without a pair; arguments as in `bradley_terry`."""
     right = (chosen.unsqueeze(1) > rejected).double() + (chosen.unsqueeze(1) == rejected).double() / 2
     return (right * mask).sum() / mask.sum()
-
-
-def _mean_over_pairs(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of values float32 [B, K] where the mask is true, float32 [B]; 0 in a row without one."""
-    return torch.where(mask, values, 0.0).sum(1) / mask.sum(1).clamp(min=1)

@@ -94,7 +94,7 @@ class TrainingPairs:
             data=lambda: context,
             frozen_copy=_no_copy,
             normalize="codes",
-            steps=1,  # samplers that change over a training draw as at its start
+            steps=0,  # samplers that change over a training draw as at its start
             batch_size=batch_size,
             seed=seed,
             epoch_steps=1,
