@@ -5,7 +5,19 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import linecache
 import re
+import sys
+import warnings
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+_Codes = tuple[CodeType, ...]
+_Definitions = dict[str, list[ast.stmt]]
+_KNOWN: WeakKeyDictionary[type, tuple[_Codes, str]] = WeakKeyDictionary()  # the code of a class when its file was read, and the hash
+_OPTIONS = ast.If | ast.Try | ast.With | ast.For | ast.While  # statements whose names are names of the file
 
 
 def source_hash(kind: type) -> str | None:
@@ -13,21 +25,29 @@ def source_hash(kind: type) -> str | None:
 
     A specification often builds another class of the file, such as the module of a policy, or calls a function of it. These count
     too, however long the chain of names is. Other parts of the file, comments and formatting do not count, nor does code that is
-    imported from another file. Returns None for a class without source, such as one that was typed into an interpreter.
+    imported from another file.
+
+    A file is read once for each class, because the class keeps the code that it was loaded with when its file is edited later. It is
+    read again if the class has got other code (`%autoreload`). The code of a class of a notebook is that of its cells, as they were
+    run last, with the present values of plain constants. Returns None, with a warning, for a class without source, such as one that
+    was made by `exec`.
     """
-    try:
-        definitions = _definitions(inspect.getsource(inspect.getmodule(kind) or kind))
-        if kind.__qualname__ not in definitions:  # a class within a function
-            return _digest(ast.unparse(ast.parse(inspect.cleandoc("\n" + "".join(source_lines(kind)[0])))))
-    except (OSError, TypeError, SyntaxError):
-        return None
-    used, waiting = {kind.__qualname__}, [kind.__qualname__]
-    while waiting:
-        names = {node.id for node in ast.walk(definitions[waiting.pop()]) if isinstance(node, ast.Name)}
-        new = (names & definitions.keys()) - used
-        used |= new
-        waiting += new
-    return _digest("\n".join(ast.unparse(definitions[name]) for name in sorted(used)))
+    codes = tuple(_codes(kind))
+    known = _KNOWN.get(kind)
+    if known is not None and len(known[0]) == len(codes) and all(old is new for old, new in zip(known[0], codes, strict=True)):
+        return known[1]
+    found = _hash_of_file(kind)
+    if found is not None:
+        _KNOWN[kind] = codes, found
+        return found
+    found = _hash_of_cells(kind)
+    if found is None:
+        warnings.warn(
+            f"no source was found of the class {kind.__qualname__}, so an edit of its code goes unnoticed and earlier results are "
+            "used; define it in a file, or raise its class attribute VERSION with each edit",
+            stacklevel=2,
+        )
+    return found
 
 
 def source_lines(kind: type) -> tuple[list[str], int]:
@@ -42,16 +62,118 @@ def source_lines(kind: type) -> tuple[list[str], int]:
     return lines, first
 
 
-def _definitions(source: str) -> dict[str, ast.stmt]:
-    """Return the classes, functions and constants of a file's top level by name."""
-    found: dict[str, ast.stmt] = {}
+def _hash_of_file(kind: type) -> str | None:
+    """Return the hash of a class that a file defines, or None."""
+    try:
+        definitions = _definitions(inspect.getsource(inspect.getmodule(kind) or kind))
+        if kind.__qualname__ in definitions:
+            used, waiting, local = {kind.__qualname__}, definitions[kind.__qualname__], []
+        else:  # a class within a function
+            tree = ast.parse(inspect.cleandoc("\n" + "".join(source_lines(kind)[0])))
+            used, waiting, local = set(), list(tree.body), [ast.unparse(tree)]
+    except (OSError, TypeError, SyntaxError):
+        return None
+    while waiting:
+        new = (_names(waiting) & definitions.keys()) - used
+        used |= new
+        waiting = [node for name in new for node in definitions[name]]
+    return _digest("\n".join([*local, *(ast.unparse(node) for name in sorted(used) for node in definitions[name])]))
+
+
+def _definitions(source: str) -> _Definitions:
+    """Return the statements that bind or change each name of a file's top level, in their order."""
+    found: _Definitions = {}
     for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            found[node.name] = node
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {target.id: node for target in targets if isinstance(target, ast.Name)}
+        for name in _bound(node):
+            found.setdefault(name, []).append(node)
     return found
+
+
+def _bound(node: ast.stmt) -> set[str]:
+    """Return the names that a statement of the top level defines, assigns or changes; imports are left out."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return {node.name}
+    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        return set().union(*(_assigned(target) for target in (node.targets if isinstance(node, ast.Assign) else [node.target])))
+    if isinstance(node, _OPTIONS):
+        return set().union(*(_bound(inner) for inner in ast.walk(node) if isinstance(inner, ast.stmt) and inner is not node))
+    return set()
+
+
+def _assigned(target: ast.expr) -> set[str]:
+    """Return the names of the target of an assignment: a name, several, or the object with the entry or attribute that is set."""
+    if isinstance(target, ast.Tuple | ast.List):
+        return set().union(*(_assigned(each) for each in target.elts))
+    while isinstance(target, ast.Subscript | ast.Attribute | ast.Starred):
+        target = target.value
+    return {target.id} if isinstance(target, ast.Name) else set()
+
+
+def _names(nodes: list[ast.stmt]) -> set[str]:
+    return {each.id for node in nodes for each in ast.walk(node) if isinstance(each, ast.Name)}
+
+
+def _hash_of_cells(kind: type) -> str | None:
+    """Return the hash of a class that was typed into a notebook or an interpreter which keeps the lines, or None.
+
+    A name stands for the present object: a class or function of the same module by its lines, a plain value by itself. A value that is
+    not plain counts by the statements that assign it in the cell of the class.
+    """
+    namespace: dict[str, Any] = dict(vars(sys.modules[kind.__module__])) if kind.__module__ in sys.modules else {}
+    cell = _cell_of(kind)
+    if kind.__qualname__ not in cell:
+        return None
+    used, waiting = {kind.__qualname__: _text(cell[kind.__qualname__])}, _names(cell[kind.__qualname__])
+    while waiting:
+        name = waiting.pop()
+        if name in used:
+            continue
+        value = namespace.get(name)
+        value = inspect.unwrap(value) if callable(value) else value
+        if isinstance(value, type | FunctionType) and value.__module__ == kind.__module__:
+            nodes = _cell_of(value).get(value.__name__, [])
+        else:
+            nodes = [] if name not in namespace or _is_plain(value) else cell.get(name, [])
+        if nodes:
+            used[name] = _text(nodes)
+            waiting |= _names(nodes)
+        elif name in namespace and _is_plain(value):
+            used[name] = f"{name} = {value!r}"
+    return _digest("\n".join(used[name] for name in sorted(used)))
+
+
+def _cell_of(value: Any) -> _Definitions:
+    """Return the definitions of the cell that defines a class or function; none if its lines are not kept."""
+    for code in _codes(value):
+        try:
+            definitions = _definitions("".join(linecache.getlines(code.co_filename)))
+        except SyntaxError:
+            continue
+        if value.__name__ in definitions:
+            return definitions
+    return {}
+
+
+def _codes(value: Any) -> Iterator[CodeType]:
+    """Iterate over the code of a function, or of the functions of a class itself."""
+    for member in vars(value).values() if isinstance(value, type) else (value,):
+        function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "__func__", member))
+        code = getattr(function, "__code__", None)
+        if isinstance(code, CodeType):
+            yield code
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is made of numbers, texts and None alone, so that its text depends on the value only."""
+    if isinstance(value, tuple | list):
+        return all(_is_plain(each) for each in value)
+    if isinstance(value, dict):
+        return all(_is_plain(each) for entry in value.items() for each in entry)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _text(nodes: list[ast.stmt]) -> str:
+    return "\n".join(ast.unparse(node) for node in nodes)
 
 
 def _digest(text: str) -> str:

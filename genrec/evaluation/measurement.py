@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from genrec.errors import InputError, counted
 from genrec.evaluation.evaluate import Evaluate, Evaluation
 from genrec.evaluation.scored_lists import lists_of
 from genrec.evaluation.user_metrics import standard_metrics
-from genrec.plugin_source import name_with_place
+from genrec.plugin_source import is_plugin_class, name_with_place
 from genrec.progress import say
 from genrec.types import Evaluated, EvaluationMetric, HeldOutItems, Recommender, SequenceBatch
 
@@ -41,7 +42,8 @@ def measure(evaluated: Evaluated, metrics: Sequence[EvaluationMetric], taken: Se
     """
     found = standard_metrics(evaluated)
     for metric in metrics:
-        figures = checked_figures(metric, evaluated)
+        with _unchanged(metric, evaluated):
+            figures = checked_figures(metric, evaluated)
         name = name_with_place(type(metric))
         for key, values in figures.items():
             if key in found or key in taken:
@@ -57,6 +59,27 @@ def measure(evaluated: Evaluated, metrics: Sequence[EvaluationMetric], taken: Se
     columns = {"user": evaluated.user.numpy()} | {key: values.numpy() for key, values in per_user.items()}
     means = {key: float(values[~values.isnan()].mean()) for key, values in kept.items()}
     return Measured(pd.DataFrame(columns), means, {key: int((~values.isnan()).sum()) for key, values in per_user.items()})
+
+
+@contextmanager
+def _unchanged(metric: EvaluationMetric, evaluated: Evaluated) -> Iterator[None]:
+    """Raise InputError if the body, the measurement of a metric from outside genrec, changes what later metrics read."""
+    if not is_plugin_class(type(metric)):
+        yield
+        return
+    shared = {name: getattr(evaluated, name) for name in ("user", "target", "rank", "items", "history_length", "popularity")}
+    for place, batch in enumerate(evaluated.batches):
+        shared |= {f"batches[{place}].{name}": getattr(batch, name) for name in ("user", "items", "target")}
+    before = {name: tensor.clone() for name, tensor in shared.items()}
+    tables = {"ranks": evaluated.ranks, "catalog": evaluated.catalog}
+    copies = {name: table.copy() for name, table in tables.items()}
+    yield
+    changed = [name for name, tensor in shared.items() if not torch.equal(tensor, before[name])]
+    changed += [name for name, table in tables.items() if not table.equals(copies[name])]
+    if changed:
+        raise InputError(
+            f"{name_with_place(type(metric))}: evaluated.{changed[0]} was modified, but other metrics read it too; work on a copy"
+        )
 
 
 def with_users(measured: Measured, user: Tensor, figures: dict[str, Tensor]) -> Measured:

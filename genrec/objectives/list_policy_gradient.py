@@ -34,7 +34,7 @@ from genrec.preference.policy_gradient.group_masks import distinct_candidates, g
 from genrec.preference.policy_gradient.list_log_prob import discounted_sum, list_log_prob
 from genrec.preference.rating_requirements import check_labels
 from genrec.preference.rewards import Hit, checked_rating
-from genrec.preference.schedules import check_scheduled, constant
+from genrec.preference.schedules import check_scheduled, check_trains, constant
 from genrec.randomness import seed_of
 from genrec.types import (
     Advantage,
@@ -114,6 +114,7 @@ class ListPolicyGradient:
         That is a causal policy for `targets` "all", labels for `feedback` "liked", a reference for `kl`, and probabilities of items
         that add up to 1.
         """
+        check_trains(self)
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
         check_experiment(self, self.kl, experiment)

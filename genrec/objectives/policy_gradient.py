@@ -35,7 +35,7 @@ from genrec.preference.policy_gradient import EarlyClip, GroupAdvantage, k3_esti
 from genrec.preference.policy_gradient.group_masks import distinct_candidates, group_mean
 from genrec.preference.rating_requirements import check_labels
 from genrec.preference.rewards import Hit, checked_rating
-from genrec.preference.schedules import check_scheduled, constant
+from genrec.preference.schedules import check_scheduled, check_trains, constant
 from genrec.store import NEW_IN_KEY
 from genrec.types import (
     Advantage,
@@ -126,6 +126,7 @@ class PolicyGradient:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if `targets` is "all" and the policy is not causal, or if `feedback` needs labels that the split lacks."""
+        check_trains(self)
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
 

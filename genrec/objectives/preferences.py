@@ -29,7 +29,7 @@ from genrec.preference.losses import IPO, Anchored, ContinuedSFT, LevelWeighted,
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
 from genrec.preference.rating_requirements import check_labels
-from genrec.preference.schedules import check_scheduled
+from genrec.preference.schedules import check_scheduled, check_trains
 from genrec.store import NEW_IN_KEY
 from genrec.types import (
     CodeProposer,
@@ -102,6 +102,7 @@ class Preference:
         """Raise UsageError if the experiment has no causal policy for `targets` "all", no labels for `feedback` "liked", or if the
         objective stands in SFT. Raise InputError if the loss is DPO and a row of a pair file has more than one rejected item.
         """
+        check_trains(self)
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
         if self in components(experiment.sft):

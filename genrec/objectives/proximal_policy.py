@@ -41,7 +41,7 @@ from genrec.preference.policy_gradient.clipped_surrogates import clipped_loss
 from genrec.preference.range_checks import check_range
 from genrec.preference.rating_requirements import check_labels
 from genrec.preference.rewards import Hit, checked_rating
-from genrec.preference.schedules import check_scheduled, constant
+from genrec.preference.schedules import check_scheduled, check_trains, constant
 from genrec.randomness import seed_of
 from genrec.types import (
     CatalogPolicy,
@@ -128,6 +128,7 @@ class ProximalPolicy:
         That is a causal policy for `targets` "all", labels for `feedback` "liked", a reference for `kl`, and probabilities of items
         that add up to 1.
         """
+        check_trains(self)
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
         check_experiment(self, self.kl, experiment)

@@ -88,6 +88,13 @@ def check_scheduled(specification: object, name: str, low: float = -INFINITY, hi
         check_number(f"{type(specification).__name__}.{name}", bound, low, high, above, f"{bound!r} at one end of {value!r}")
 
 
+def check_trains(specification: Any) -> None:
+    """Raise UsageError if the weights of the preference and of the likelihood are both 0, so that the loss is 0 at every step."""
+    if specification.weight == 0 and specification.likelihood == 0:
+        name = type(specification).__name__
+        raise UsageError(f"{name}.weight and {name}.likelihood are both 0, so a step changes nothing; set one of them above 0")
+
+
 def constant(specification: object, name: str) -> float:
     """Return the number in the field `name`. Raise UsageError if it is a schedule, which has a number only at a step."""
     value = getattr(specification, name)

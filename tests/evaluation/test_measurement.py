@@ -45,6 +45,16 @@ def values(evaluated: Evaluated) -> Tensor:
     return torch.zeros(len(evaluated.user), dtype=torch.float64)
 
 
+def changing(change: Callable[[Evaluated], object]) -> Figures:
+    """Return a metric that changes what later metrics read."""
+
+    def measured(evaluated: Evaluated) -> dict[str, Tensor]:
+        change(evaluated)
+        return {"x": values(evaluated)}
+
+    return measured
+
+
 BROKEN: dict[str, tuple[Figures, str]] = {
     "no dictionary": (values, r"measure must return a dictionary of tensors by name, got Tensor"),
     "a number": (lambda e: {"x": 1.0}, r"'x' must be float64 \[40\], a value per user, or float64 \[\], on the CPU, got float"),
@@ -60,6 +70,9 @@ BROKEN: dict[str, tuple[Figures, str]] = {
     "user": (lambda e: {"user": values(e)}, r"and not 'user', got 'user'"),
     "standard": (lambda e: {"novelty@10": values(e)}, r"measure returned 'novelty@10', the name of another metric of this evaluation"),
     "taken": (lambda e: {"ndcg@10": values(e)}, r"'ndcg@10', the name of another metric"),
+    "changed lists": (changing(lambda e: e.items[:, 0].copy_(e.target)), r"evaluated\.items was modified, .* work on a copy"),
+    "changed history": (changing(lambda e: e.batches[0].items.fill_(1)), r"evaluated\.batches\[0\]\.items was modified"),
+    "changed catalog": (changing(lambda e: e.catalog.insert(0, "x", 1)), r"evaluated\.catalog was modified"),
 }
 
 

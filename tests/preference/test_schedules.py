@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from worlds import cyclic
 
 from genrec.errors import UsageError
 from genrec.experiment import SFT, Align, Experiment, Optimization
-from genrec.objectives import PolicyGradient, Preference
+from genrec.objectives import ListPolicyGradient, PolicyGradient, Preference, ProximalPolicy
 from genrec.preference.losses import (
     CPO,
     DMPO,
@@ -52,6 +53,16 @@ def test_values_begin_and_end_exactly_and_stay_between(kind: type, start: float,
     assert (schedule.value_at(0), schedule.value_at(steps)) == (start, end)
     low, high = schedule.bounds()
     assert low - 1e-9 <= schedule.value_at(step) <= high + 1e-9
+
+
+@pytest.mark.parametrize("kind", [Preference, PolicyGradient, ListPolicyGradient, ProximalPolicy])
+def test_a_loss_that_is_always_0_is_refused(kind: Any) -> None:
+    """A schedule that begins at 0, and one of the two weights, are enough."""
+    row = cyclic()
+    with pytest.raises(UsageError, match=rf"{kind.__name__}.weight and {kind.__name__}.likelihood are both 0"):
+        replace(row, align=Align(kind(weight=0, likelihood=0.0), normalize="children"))
+    replace(row, align=Align(kind(weight=Linear(start=0.0, end=1.0, steps=4), likelihood=0), normalize="children"))
+    replace(row, align=Align(kind(weight=0, likelihood=1), normalize="children"))
 
 
 @pytest.mark.parametrize(
