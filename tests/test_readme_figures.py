@@ -12,9 +12,9 @@ from genrec.quickstart import comparison
 
 PROJECT = Path(__file__).parents[1]
 HEADLINE = {  # words of a row of the README's first table -> its rows, which are kept, and SASRec's
-    "[Beauty](": ("beauty-rpg-32-digits-only", "beauty-sasrec"),
-    "[Toys](": ("toys-rpg-32-digits-only", "toys-sasrec"),
-    "[Beauty, better codes": ("beauty-rpg-warm", "beauty-sasrec"),
+    "[Beauty](": ("beauty-rpg-warm", "beauty-sasrec"),
+    "[Beauty, OPQ": ("beauty-rpg-32-digits-only", "beauty-sasrec"),
+    "[Toys, OPQ": ("toys-rpg-32-digits-only", "toys-sasrec"),
 }
 ROWS = {  # the row of the README's table -> that of the study
     "TIGER, SFT continued on all events": "taste-continued",
