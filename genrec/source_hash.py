@@ -6,6 +6,9 @@ import ast
 import hashlib
 import inspect
 import re
+from collections.abc import Iterator
+
+OWN_SCOPE = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)  # what these bind is not a name of the file
 
 
 def source_hash(kind: type) -> str | None:
@@ -23,11 +26,11 @@ def source_hash(kind: type) -> str | None:
         return None
     used, waiting = {kind.__qualname__}, [kind.__qualname__]
     while waiting:
-        names = {node.id for node in ast.walk(definitions[waiting.pop()]) if isinstance(node, ast.Name)}
+        names = {node.id for each in definitions[waiting.pop()] for node in ast.walk(each) if isinstance(node, ast.Name)}
         new = (names & definitions.keys()) - used
         used |= new
         waiting += new
-    return _digest("\n".join(ast.unparse(definitions[name]) for name in sorted(used)))
+    return _digest("\n".join(ast.unparse(each) for name in sorted(used) for each in definitions[name]))
 
 
 def source_lines(kind: type) -> tuple[list[str], int]:
@@ -42,16 +45,25 @@ def source_lines(kind: type) -> tuple[list[str], int]:
     return lines, first
 
 
-def _definitions(source: str) -> dict[str, ast.stmt]:
-    """Return the classes, functions and constants of a file's top level by name."""
-    found: dict[str, ast.stmt] = {}
+def _definitions(source: str) -> dict[str, list[ast.stmt]]:
+    """Return the statements of a file's top level that bind each name: classes, functions, constants, also in an `if` or a tuple."""
+    found: dict[str, list[ast.stmt]] = {}
     for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            found[node.name] = node
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {target.id: node for target in targets if isinstance(target, ast.Name)}
+        for name in dict.fromkeys(_bound(node)):
+            found.setdefault(name, []).append(node)
     return found
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    """Iterate over the names that a statement binds in its own scope. Imports bind none: code of other files does not count."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        yield node.name
+    elif isinstance(node, ast.Name):
+        if isinstance(node.ctx, ast.Store):
+            yield node.id
+    elif not isinstance(node, OWN_SCOPE):
+        for child in ast.iter_child_nodes(node):
+            yield from _bound(child)
 
 
 def _digest(text: str) -> str:

@@ -16,9 +16,20 @@ from dataclasses import dataclass
 from torch import nn
 
 SCALE = 2
+LOW, HIGH = 0, 5
+
+if HIGH > LOW:
+    STEP = 3
+else:
+    STEP = 4
+
+NAMES = ["a"]
+NAMES += ["b"]
+SQUARES = [unused * unused for unused in range(3)]
 
 def twice(x):
-    return SCALE * x
+    unused = STEP
+    return SCALE * x.clamp(LOW, HIGH) + len(NAMES)
 
 class Base(nn.Module):
     width = 3
@@ -63,6 +74,10 @@ def loaded(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType
         ("width = 3", "width = 4", True),  # the base class of the module
         ("return SCALE * x", "return SCALE + x", True),  # a function that the module calls
         ("SCALE = 2", "SCALE = 3", True),  # a constant of that function
+        ("LOW, HIGH = 0, 5", "LOW, HIGH = 0, 6", True),  # one of several constants in a line
+        ("STEP = 3", "STEP = 7", True),  # a constant under a condition
+        ('NAMES += ["b"]', 'NAMES += ["c"]', True),  # a constant that is made in two statements
+        ("unused in range(3)", "unused in range(4)", False),  # a name within a comprehension is not one of the file
         ("value = 1", "value = 2", False),  # a class that it does not use
         ("Policy(size=3)", "Policy(size=4)", False),  # an experiment of the file: its values are in the key anyway
         ("return twice(x)", "return twice(x)  # as in the paper", False),  # a comment
