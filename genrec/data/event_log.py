@@ -63,7 +63,7 @@ class EventLog:
 
     def _insert(self) -> None:
         if self._waiting:
-            self.connection.register("appended", pa.concat_tables(self._waiting))
+            self.connection.register("appended", pa.concat_tables(self._waiting, promote_options="permissive"))  # of any type of text
             self._run('INSERT INTO raw SELECT "user", item, time_ms, rating FROM appended')
             self.connection.unregister("appended")
             self._waiting.clear()
@@ -163,7 +163,8 @@ class EventLog:
         """Return each user's number of events with a rating of `bound` or more, int64 by index; only of kept items, bool by index."""
         self.connection.register("kept_items", pa.table({"item_index": np.flatnonzero(kept_items).astype(np.int32)}))
         rows = self._rows(
-            f"SELECT user_index, count(*) FROM events JOIN kept_items USING (item_index) WHERE rating >= {bound!r} GROUP BY user_index"
+            "SELECT user_index, count(*) FROM events JOIN kept_items USING (item_index) "
+            f"WHERE rating >= {event_queries.number(bound)} GROUP BY user_index"
         )
         self.connection.unregister("kept_items")
         counts: ndarray = np.zeros(self.count("SELECT count(*) FROM users"), dtype=np.int64)

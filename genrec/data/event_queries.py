@@ -11,8 +11,8 @@ def filter_queries(filters: Filters) -> list[NamedQuery]:
     """Return the queries of the filters on rating, time, and repeats of a user with an item."""
     queries: list[NamedQuery] = []
     if filters.min_rating is not None:
-        condition = f"rating >= {filters.min_rating!r}"
-        queries.append((f"rating of {filters.min_rating:g} or more", f"SELECT * FROM events WHERE {condition}"))
+        query = f"SELECT * FROM events WHERE rating >= {number(filters.min_rating)}"
+        queries.append((f"rating of {filters.min_rating:g} or more", query))
     since, until = seconds(filters.since, "since"), seconds(filters.until, "until")
     if since is not None:
         queries.append((f"events from {filters.since} on", f"SELECT * FROM events WHERE time_ms >= {since * 1000}"))
@@ -33,7 +33,7 @@ def sorted_events(ties_seed: int | None, until_liked: float | None) -> str:
     """
     order = f"time_ms, {'' if ties_seed is None else random_order(ties_seed)}row"
     following = f"OVER (PARTITION BY user_number ORDER BY {order} ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)"
-    kept = "" if until_liked is None else f"QUALIFY coalesce(bool_or(rating >= {until_liked!r}) {following}, false) "
+    kept = "" if until_liked is None else f"QUALIFY coalesce(bool_or(rating >= {number(until_liked)}) {following}, false) "
     return (
         'SELECT user_number AS "user", item_number AS item, time_ms // 1000 AS time, rating FROM events '
         f"JOIN user_numbers USING (user_index) JOIN item_numbers USING (item_index) {kept}"
@@ -44,3 +44,8 @@ def sorted_events(ties_seed: int | None, until_liked: float | None) -> str:
 def random_order(seed: int) -> str:
     """Return sort keys in SQL: 64 bits of the MD5 of seed, time and both ids, then the rating. They do not depend on the rows."""
     return f"md5_number_lower(concat('ties {seed} ', time_ms, ' ', strlen(user_id), ' ', user_id, item_id)), rating, "
+
+
+def number(value: float) -> str:
+    """Return a number in SQL. The representation of one of NumPy, such as `np.float64(4.0)`, is none."""
+    return repr(float(value))

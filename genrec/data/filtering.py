@@ -101,7 +101,9 @@ def _advice(name: str) -> str:
         "users with": "",
     }
     flag = next((flag for prefix, flag in flags.items() if name.startswith(prefix)), "--split.core, --split.item-core")
-    return f"loosen it ({flag}), or use more data" if flag else "use more data: every user needs one event in each part"
+    if not flag:
+        return "every user needs a training event beside those held out; use more data"
+    return f"loosen it ({flag}), or use more data"
 
 
 def _apply_keep(log: EventLog, split: KeepingSplit) -> None:

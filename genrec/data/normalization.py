@@ -75,12 +75,12 @@ def _require(names: Sequence[str], required: tuple[str, ...], kind: str) -> None
 def _ids(column: pa.ChunkedArray, name: str, kind: str) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_null(column.type) and not len(column):
-        column = column.cast(pa.string())
+    if not len(column):
+        return pa.chunked_array([], pa.string())  # an empty column of pandas has any type
     if not any(is_text(column.type) for is_text in TEXT) or column.null_count:
         found = f"{column.null_count} missing values" if column.null_count else str(column.type)
         raise InputError(f"the source's {kind} must have text in column {name!r}, got {found}; ids are text, unchanged")
-    return column
+    return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column  # Arrow joins views with no other text
 
 
 def _times(column: pa.ChunkedArray) -> ndarray:

@@ -15,7 +15,7 @@ from pandas import DataFrame, Series
 from genrec.data.corpus_builder import prepare
 from genrec.data.event_log import EventLog, memory_limit, translated_errors
 from genrec.data.k_core import EventChunk, IndexedEvents, k_core
-from genrec.data.splits import LeaveOneOut
+from genrec.data.splits import HoldOutLast, LeaveOneOut
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.types import RawStream, RawTables
 
@@ -170,6 +170,19 @@ def test_the_filter_that_empties_the_data_is_named() -> None:
         assert caught.value.exit_code == 3
 
 
+def test_a_split_that_holds_out_more_than_users_have_is_explained() -> None:
+    message = r"'users with 5 events or more': .* and 3 items; every user needs a training event beside those held out; use more data"
+    with pytest.raises(InputError, match=message):
+        prepare(log_of("a1", "a2", "a3"), HoldOutLast(n=4, core=0))
+
+
+def test_bounds_of_ratings_may_be_numbers_of_numpy() -> None:
+    raw = log_of("a1", "a2", "a3", "a4", "a5", "a6")
+    raw.interactions["rating"] = [1.0, 3.0, 4.0, 5.0, 5.0, 2.0]
+    split = LeaveOneOut(core=0, min_rating=np.float64(2.5), liked=np.float64(4.0))  # 1 and 6 are below 2.5
+    assert prepare(raw, split).items["item_id"].tolist() == ["2", "3", "4", "5"]
+
+
 def test_min_rating_needs_ratings() -> None:
     without = log_of("a1")
     for raw in (without, without._replace(interactions=without.interactions.assign(rating=np.nan))):
@@ -205,6 +218,16 @@ def test_a_stream_takes_tables_of_any_kind(form: str) -> None:
     assert corpus.items["item_id"].tolist() == ["1", "2", "3"]
     with pytest.raises(InputError, match="must be DataFrames or Arrow tables, got list"):
         prepare(RawStream(iter([[1, 2]]), iter([]), lambda: DataFrame()), LeaveOneOut())
+
+
+def test_the_tables_of_a_stream_may_have_ids_of_different_arrow_types() -> None:
+    """As files of different writers have them: `string` of Arrow, `large_string` of pandas, `string_view` of Polars."""
+    tables = []
+    for place, kind in enumerate((pa.string(), pa.large_string(), pa.string_view())):
+        tables.append(pa.table({"user": pa.array(["a"], kind), "item": pa.array([f"{place}"], kind), "time": [place]}))
+    tables.append(DataFrame({"user": [], "item": [], "time": []}))
+    corpus = prepare(RawStream(iter(tables), iter([]), lambda: DataFrame()), LeaveOneOut(core=0))
+    assert corpus.items["item_id"].tolist() == ["0", "1", "2"]
 
 
 def test_tables_of_items_with_different_columns_are_an_error() -> None:
