@@ -25,13 +25,17 @@ TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB
 def trackers_of(names: Sequence[str]) -> dict[str, Tracker]:
     """Return the trackers of `--track` by name: `tensorboard`, `wandb`, `mlflow`, or `FILE.py:CLASS`."""
     found: dict[str, Tracker] = {}
+    given: dict[str, str] = {}  # name of a tracker -> what the command line gives
     for name in names:
         if name not in TRACKERS and ":" not in name:
             raise UsageError(f"--track must be {', '.join(TRACKERS)} or FILE.py:CLASS, got {name!r}")
         tracker = TRACKERS[name]() if name in TRACKERS else loading.component(name)
         if not isinstance(tracker, Tracker):
             raise UsageError(f"{name} is no tracker: genrec.types.Tracker has the methods check and start")
-        found[name.rpartition(":")[2]] = tracker
+        own = name.rpartition(":")[2]
+        if given.setdefault(own, name) != name:
+            raise UsageError(f"--track {given[own]} and {name} have one name, {own}, for their records; rename one of the classes")
+        found[own] = tracker
     return found
 
 

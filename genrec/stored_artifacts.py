@@ -133,7 +133,7 @@ def uses(with_builds: bool = True, row_uses: RowUses | None = None) -> Uses:
         ended.setdefault(failure.name, []).append(label)
     for run in live:
         label = f"{run.name} seed {run.seed} ({run.place if run.is_alive else 'killed'})"
-        runs[label] = set(run.content["artifacts"].items())
+        runs.setdefault(label, set()).update(run.content["artifacts"].items())  # a row and seed may have been killed twice
         if not run.is_alive:
             ended.setdefault(run.name, []).append(label)
     running = [run for run in live if run.is_alive]

@@ -112,7 +112,7 @@ class Tuning:
 
 def _check_key(key: str) -> None:
     """Raise UsageError if trials with different values of a key path have scores that cannot be compared."""
-    names = key.replace("-", "_").split(".")
+    names = [name for name in key.replace("-", "_").split(".") if not name.isdecimal()]  # without the place in a chain of alignments
     if names[0] in SHARED:
         raise UsageError(
             f"Tuning: {key} cannot be tuned: trials must share data, protocol and seed; remove it from the space and set it in the "

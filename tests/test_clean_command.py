@@ -367,6 +367,24 @@ def test_what_a_row_in_a_queue_uses_is_kept(data: Path, capsys: pytest.CaptureFi
     assert names() == set()
 
 
+def test_what_several_killed_runs_of_one_row_used_is_kept(data: Path) -> None:
+    """Two processes with other settings of one row and seed were killed: each may go on with its own artifacts."""
+    found, (first, second) = keys("short"), (data / "runs" / "running" / f"{place}-a.json" for place in (1, 2))
+    for path, used in ((first, {"data": found["data"]}), (second, {"evaluate": found["evaluate"]})):
+        with recorded() as recorder:
+            recorder.row(1, 1, "short", 0, used)
+            path.write_bytes(recorder.path.read_bytes())
+    second.rename(data / "second")  # a process that begins with the row removes the records of killed ones
+    with recorded() as recorder:
+        recorder.row(1, 1, "short", 0, {"data": found["data"]})
+        first.write_bytes(recorder.path.read_bytes())
+    (data / "second").rename(second)
+    for name in ("short", "cyclic-popularity"):
+        (data / "runs" / f"{name}.json").unlink()
+    assert main(["clean", "--unused", "--yes"]) == 0
+    assert names() == {f"{stage}/{key}" for stage, key in found.items()}
+
+
 def test_what_a_killed_command_had_in_its_queue_is_kept_until_its_rows_are_removed(data: Path) -> None:
     found = keys("short")
     with queued([QueuedRow("short", 0, found), QueuedRow("other", 0, {"data": found["data"]})]):

@@ -183,6 +183,18 @@ def test_a_missing_study_or_tuning_is_named(kept: Path, capsys: pytest.CaptureFi
     assert main(["compare", "cyclic-popularity", "--from", str(kept)]) == 0  # a baseline is in no study
 
 
+def test_of_a_seed_that_was_run_on_two_machines_the_first_run_counts(kept: Path) -> None:
+    """An endpoint that was named between the two runs was not named before the first one."""
+    mine, theirs = (studies.file_of("project/mine.py:rows", folder=folder) for folder in (None, kept / "studies"))
+    content = {name: value for name, value in studies.read(theirs).items() if name != "sha256"}
+    mine.parent.mkdir(parents=True)
+    for file, time in ((mine, "2026-01-01T00:00:00Z"), (theirs, "2026-02-02T00:00:00Z")):
+        found = [row | {"seeds": dict.fromkeys(row["seeds"], time)} for row in content["rows"]]
+        file.write_text(json.dumps(hashed_json.add_hash(content | {"rows": found})))
+    kept_studies.keep({row["settings"] for row in content["rows"]}, kept)
+    assert {time for row in studies.read(theirs)["rows"] for time in row["seeds"].values()} == {"2026-01-01T00:00:00Z"}
+
+
 def test_a_study_that_holds_less_is_found(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An older file has one row and one seed less. A file with one row and one seed more is fine."""
     path = studies.file_of("project/mine.py:rows", folder=kept / "studies")

@@ -202,6 +202,10 @@ def test_trackers_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         trackers_of(["comet"])
     with pytest.raises(UsageError, match=r"Other is no tracker: genrec.types.Tracker has the methods check and start"):
         trackers_of([f"{tmp_path / 'mine.py'}:Other"])
+    (tmp_path / "theirs.py").write_text("from test_row_tracking import Fake\n")
+    with pytest.raises(UsageError, match=r"mine\.py:Fake and .*theirs\.py:Fake have one name, Fake, for their records; rename one"):
+        trackers_of([f"{tmp_path / 'mine.py'}:Fake", f"{tmp_path / 'theirs.py'}:Fake"])
+    assert list(trackers_of(["mlflow", "mlflow"])) == ["mlflow"]
     assert main(["run", "genrec.quickstart:sft", "--track", "comet"]) == 2
 
 

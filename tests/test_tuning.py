@@ -517,6 +517,7 @@ def test_a_damaged_record_is_refused(
         (lambda: Tuning(experiment=cyclic(), space={"sft.validation": Choice(("A", "B"))}), "sft.validation cannot be tuned"),
         (lambda: Tuning(experiment=cyclic(), space={"align.validation.users": Choice((20, 0))}), "set it in the experiment, for all"),
         (lambda: Tuning(experiment=cyclic(), space={"align.validation.patience": Choice((1, 9))}), "patience cannot be tuned"),
+        (lambda: Tuning(experiment=cyclic(), space={"align.1.validation.every": Choice((1, 9))}), "every cannot be tuned"),
         (lambda: Tuning(experiment=[cyclic()], space={RATE: LogUniform(1, 2)}), "experiment must be an Experiment"),  # type: ignore[arg-type]
         (lambda: Tuning(experiment=cyclic(), space={RATE: LogUniform(1, 2)}, hours=0), "hours must be above 0, got 0"),
         (lambda: Tuning(experiment=cyclic(), space={RATE: LogUniform(1, 2)}, seed=-1), "seed must be an integer of 0 or more"),

@@ -248,6 +248,15 @@ def test_compare_prints_the_sentences_on_controls(capsys: pytest.CaptureFixture[
     assert NO_CONTROL in " ".join(capsys.readouterr().out.split())
 
 
+def test_markdown_has_the_sentences_on_controls_below_the_results() -> None:
+    rows = [run("more", 20, with_settings(CONTROL, rate=1e-2)), run("dpo", 30, with_settings(DPO, rate=1e-3))]
+    text = comparison_report.markdown(compare(rows, resamples=10))
+    sentence = "\n\nmore is no fair control of dpo, because it differs in align.optimization.learning_rate (0.01 instead of 0.001)."
+    assert text.index("**Results**") < text.index(sentence) < text.index("**NDCG@10 compared with more**")
+    assert text.count("no fair control") == 1
+    assert "control" not in comparison_report.markdown(compare([run("sft", 20, SFT), run("popularity", 10, BASELINE)], resamples=10))
+
+
 def test_the_meaning_is_printed_after_a_run_and_not_by_compare(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,6 +282,8 @@ def test_rows_without_a_hit_have_no_best_row() -> None:
     found = summary(compare([run("sft", 0, SFT), run("dpo", 0, DPO)], resamples=10))
     assert found.reading == ["All 2 rows have NDCG@10 0.0000: no row is the best. Train longer, or test more users."]
     assert "highest" in summary(compare([run("sft", 0, SFT), run("dpo", 1, DPO)], resamples=10)).reading[0]
+    gains = [run(name, 0, SFT)._replace(metrics={"gain@10": value}) for name, value in (("sft", -0.5), ("dpo", 0.0))]
+    assert summary(compare(gains, "gain@10", resamples=10)).reading[0].startswith("Of 2 rows dpo has the highest gain@10 (0.0000)")
 
 
 def test_a_control_has_the_base_and_the_steps_of_an_aligned_row() -> None:

@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 from stable_ids import stable_id
 from torch import Generator, Tensor
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError, NumericsError, UsageError
 from genrec.preference.draw_contract import check_draw
 from genrec.preference.filters import NearDuplicates
 from genrec.preference.negatives import (
@@ -214,7 +214,7 @@ def test_best_of_equals_brute_force() -> None:
 
 def test_best_of_raises_for_unusable_inputs() -> None:
     nan = ItemNumber((0.0, 1.0, float("nan"), 3.0, 4.0, 5.0, 6.0))
-    with pytest.raises(InputError, match=r"BestOf.reward returned NaN"):
+    with pytest.raises(NumericsError, match=r"BestOf.reward returned NaN"):
         draw(BestOf(Fixed((2,)), nan).build(world(6)), rows(1), 1)
     with pytest.raises(UsageError, match=r"BestOf.num_candidates must be at least the number of negatives, 5, got 4"):
         draw(BestOf(Uniform(), ItemNumber(), num_candidates=4).build(world(6)), rows(1), 5)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from genrec.evaluation.compare import Comparison
+from genrec.evaluation.comparison.comparison_controls import reading_of_controls
 from genrec.evaluation.comparison.comparison_protocol import TITLE, protocol_lines
 from genrec.evaluation.comparison.comparison_summary import summary
 from genrec.evaluation.comparison.comparison_tables import tables
@@ -22,14 +23,14 @@ PIPE_WIDTH = 220  # width in characters of the text between tables in output tha
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return the comparison as GitHub Markdown."""
+    """Return the comparison as GitHub Markdown. The sentences on controls stand below the first table, that of the results."""
     lines: list[str] = []
-    for table in tables(comparison):
+    for place, table in enumerate(tables(comparison)):
         rule = ["---", *["---:"] * (len(table.columns) - 1)]
         lines += [f"**{_escaped(table.title)}**", "", _line(map(_escaped, table.columns)), _line(rule)]
         lines += [_line(map(_escaped, row)) for row in table.rows]
-        for note in table.notes:
-            lines += ["", _escaped(note)]
+        for text in [*table.notes, *(reading_of_controls(comparison) if place == 0 else ())]:
+            lines += ["", _escaped(text)]
         lines.append("")
     lines += [f"**{TITLE}**", "", *(f"- **{_escaped(label)}:** {_escaped(text)}" for label, text in protocol_lines(comparison))]
     return "\n".join(lines) + "\n"

@@ -61,7 +61,7 @@ def _reading(comparison: Comparison) -> list[str]:
         row = comparison.rows[0]
         return [f"{row.name} has {metric} {row.value:.4f}. Compare it with another row, at best with a baseline."]
     best = max(comparison.rows, key=lambda row: (row.value, row.name == comparison.reference))
-    if best.value == 0:
+    if all(row.value == 0 for row in comparison.rows):
         about = f"All {len(comparison.rows)} rows have {metric} {best.value:.4f}: no row is the best."
         return [f"{about} Train longer, or test more users."]
     about = f"Of {len(comparison.rows)} rows {best.name} has the highest {metric} ({best.value:.4f})"

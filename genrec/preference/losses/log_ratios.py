@@ -7,12 +7,13 @@ precision is computed in float32; float64 stays float64.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError, NumericsError, UsageError
 from genrec.types import LogProbs, PreferenceTerms
 
 
@@ -94,15 +95,18 @@ def split_rewards(policy: LogProbs, valid: Tensor, name: str) -> tuple[Tensor, T
 
 
 def check_rewards(rewards: Tensor, wrong: Tensor, rule: str) -> None:
-    """Raise InputError for the first of rewards float32 [B, 1 + K] where `wrong`, bool [B, 1 + K], is true.
+    """Raise an error for the first of rewards float32 [B, 1 + K] where `wrong`, bool [B, 1 + K], is true.
 
-    On a GPU this check waits for the device.
+    It is a NumericsError for NaN and infinity, as of any other non-finite value, and an InputError for a number that the loss cannot
+    use. On a GPU this check waits for the device.
     """
     if not bool(wrong.any()):
         return
     row, place = (int(index) for index in wrong.nonzero()[0])
     which = "the positive" if place == 0 else f"negative {place - 1}"
-    raise InputError(f"{rule}, got {float(rewards[row, place]):g} for {which} of row {row}; use another align.objective.reward")
+    value = float(rewards[row, place])
+    kind = InputError if math.isfinite(value) else NumericsError
+    raise kind(f"{rule}, got {value:g} for {which} of row {row}; use another align.objective.reward")
 
 
 def _check_shapes(policy: LogProbs, reference: LogProbs) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from genrec.errors import InputError, UsageError, given
+from genrec.errors import InputError, NumericsError, UsageError, given
 from genrec.own_ids import OwnIds, name_item, name_user
 from genrec.plugin_source import name_with_place
 from genrec.preference.negatives.capabilities import (
@@ -123,7 +123,7 @@ class _BestOf:
             reward = self.rate(batch, drawn).to(drawn.device)
         if bool((reward.isnan() & (drawn > 0)).any()):
             row, place = (reward.isnan() & (drawn > 0)).nonzero()[0].tolist()
-            raise InputError(
+            raise NumericsError(
                 f"BestOf.reward returned NaN for item {name_item(self.own_ids, int(drawn[row, place]))} of "
                 f"{name_user(self.own_ids, int(batch.user[row]))}; return a number for every item but 0"
             )
