@@ -28,7 +28,8 @@ from genrec.store import Signature, signature_of
 CODE_LIMIT = 2**31  # codes must be below
 _DIGITS = "0123456789"
 _MAX_DIGITS = 20  # of a code, with leading zeros
-_MARKER = re.compile(r"<\|?\w*(begin|start|end|bos|eos)\w*\|?>", re.IGNORECASE)  # begin and end markers around an item's tokens
+# Begin and end markers around an item's tokens. A name that ends in a digit is a token, such as <gender_1>.
+_MARKER = re.compile(r"<\|?\w*(begin|start|end|bos|eos)\w*(?<!\d)\|?>", re.IGNORECASE)
 _ANGLES = re.compile(r"<[^<>]*>")
 _BETWEEN = re.compile(r"[\s,'\"()\[\]]*")
 

@@ -45,6 +45,7 @@ FORMATS: dict[str, list[Any]] = {
     "joined": ["<a_6><b_15><c_2>", "<a_0><b_3><c_9>"],
     "tokens with commas": ["<a_6>,<b_15>, <c_2>", "['<a_0>', '<b_3>', '<c_9>']"],
     "markers": ["<|sid_begin|><s_a_6><s_b_15><s_c_2><|sid_end|>", "<|sid_begin|><s_a_0><s_b_3><s_c_9><|sid_end|>"],
+    "words of markers in tokens": [["<gender_6>", "<b_15>", "<restart_2>"], ["<gender_0>", "<b_3>", "<restart_9>"]],
 }
 
 
