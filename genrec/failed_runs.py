@@ -141,7 +141,7 @@ def _path(name: str, seed: int) -> Path:
 
 
 def _source(source: Any) -> str:
-    """Return a source in words, like `row_settings.label`; its data may not exist yet, so only its fields are read."""
+    """Return a source in words, like `settings_in_words.label`; its data may not exist yet, so only its fields are read."""
     texts = []
     for field in fields(source) if is_dataclass(source) else ():
         value = getattr(source, field.name)

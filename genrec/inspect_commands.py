@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec import loading, pipeline, row_settings, row_trainings, run_files, stages
+from genrec import loading, pipeline, row_trainings, run_files, stages
 from genrec.errors import GenrecError, UsageError
+from genrec.evaluation.comparison.settings_in_words import label
 from genrec.experiment import Experiment
 from genrec.overrides import override
 from genrec.progress import say
@@ -76,7 +77,7 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
         quantizer = artifact.manifest["specification"]["tokenize"]["quantizer"]
         files = artifact.manifest["file_names"].get("tokenize", ())
         data, embed = run_files.artifact_label(artifacts["data"], "source"), run_files.artifact_label(artifacts["embed"], "embed")
-        title = f"{data}, {embed}, {row_settings.label(quantizer, files)}"
+        title = f"{data}, {embed}, {label(quantizer, files)}"
         print(f"{title}\n{artifact.folder}")
         for line in health_report.lines(figures):
             print(f"  {line}")

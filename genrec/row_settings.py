@@ -7,13 +7,11 @@ from typing import Any
 
 from genrec import pipeline
 from genrec.evaluation.compare import METRICS
-from genrec.evaluation.comparison.configuration_differences import CLASS
 from genrec.stage_names import is_training_stage
 from genrec.store import Artifact, Store, hash_of
 
 VERSION = "stages."  # prefix of the versions of the stages, which a user does not set
 EVALUATION = "evaluate."  # prefix of the settings of the evaluation
-_ABSENT = object()  # in place of the value of a setting that a row does not have
 
 
 def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
@@ -67,45 +65,6 @@ def metrics_of(evaluated: Artifact) -> dict[str, Any]:
     """Return the further metrics of an evaluation as settings of a row; empty if there are none."""
     own = evaluated.manifest["specification"]["evaluate"]
     return {METRICS: own["metrics"]} if "metrics" in own else {}
-
-
-def label(description: dict[str, Any], files: Sequence[str] = ()) -> str:
-    """Return a described component in words, without its paths: `MovieLens(variant=100k)`, `Frames(events.csv, ...)`."""
-    hidden = ("class", "version", "fingerprint", "source")  # `source` is the hash of a plug-in's code
-    known = {name: value for name, value in description.items() if name not in hidden and value is not None}
-    fields = [f"{name}={label(value) if isinstance(value, dict) and 'class' in value else value}" for name, value in known.items()]
-    values = [*files, *fields]
-    return f"{description['class'].rpartition(':')[2]}({', '.join(values)})"
-
-
-def setting_in_words(value: object) -> str:
-    """Return a setting for a message: `[CandidateHitRate(num_candidates=20, seed=0)]` for a list of components."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(setting_in_words, value))}]"
-    return label(value) if isinstance(value, dict) and "class" in value else repr(value)
-
-
-def differences_in_words(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, tuple[str, str]]:
-    """Return the settings in which two rows differ, by key path, with both values for a message: {'align.objective': ('A', 'B')}.
-
-    A component is named by its class, without the module unless only this differs, and once if the other row has a plain value.
-    """
-    found, keys = {}, dict.fromkeys([*one, *other])
-    for key in keys:
-        field = key.removesuffix(CLASS)
-        if one.get(key, _ABSENT) == other.get(key, _ABSENT) or f"{key}{CLASS}" in keys:
-            continue
-        values = [settings.get(key, settings.get(field, _ABSENT)) for settings in (one, other)]
-        names = [value.rpartition(":")[2] if isinstance(value, str) else value for value in values]
-        is_class = field != key and names[0] != names[1]
-        pairs = zip(names, values, strict=True)
-        first, second = (name if is_class and isinstance(name, str) else _or_absent(value) for name, value in pairs)
-        found[field if is_class else key] = (first, second)
-    return found
-
-
-def _or_absent(value: object) -> str:
-    return "absent" if value is _ABSENT else setting_in_words(value)
 
 
 def flatten(description: object, path: str = "") -> dict[str, object]:

@@ -21,16 +21,14 @@ from genrec.data.corpus_statistics import protocol_of
 from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import METRICS, Run
+from genrec.evaluation.comparison.settings_in_words import differences_in_words, label, setting_in_words
 from genrec.evaluation.statistics.paired_tests import seeds_in_words
 from genrec.experiment import MAX_NAME, Experiment, is_name
 from genrec.progress import say
 from genrec.row_results import Records, SeedResult, runs_of, stored
 from genrec.row_settings import (
     configuration,
-    differences_in_words,
-    label,
     planned_configuration,
-    setting_in_words,
     training_hash,
     with_metrics_of,
     without_metrics,

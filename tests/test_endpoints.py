@@ -149,7 +149,7 @@ def test_the_number_of_seeds_is_part_of_an_endpoint() -> None:
     """Neither a look after fewer seeds nor a test that was extended counts."""
     for number in (2, 4):
         comparison = table(Endpoint("a", "sft", "recall@10", number))
-        assert comparison.endpoints[0].reason == "the table compares 3"
+        assert comparison.endpoints[0].reason == "the table compares 3 seeds"
         assert [each.kind for each in comparison.families] == ["trained rows"]
 
 

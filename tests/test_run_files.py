@@ -21,8 +21,8 @@ from genrec.baselines import Popularity
 from genrec.data.sources import Frames
 from genrec.environment import environment
 from genrec.errors import ArtifactError, GenrecError, InputError, NumericsError, Stopped, UsageError
+from genrec.evaluation.comparison.settings_in_words import differences_in_words
 from genrec.experiment import Experiment
-from genrec.row_settings import differences_in_words
 from genrec.store import Artifact
 
 

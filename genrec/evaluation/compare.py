@@ -23,6 +23,7 @@ from genrec.evaluation.comparison.comparable import ABSENT as ABSENT
 from genrec.evaluation.comparison.comparable import check_same
 from genrec.evaluation.comparison.compared_metric import ComparedMetric, compared_metric
 from genrec.evaluation.comparison.configuration_differences import differences
+from genrec.evaluation.comparison.settings_in_words import differences_in_words
 from genrec.evaluation.statistics.crossed_test import SeedVariance
 from genrec.evaluation.statistics.families import Family, families_of
 from genrec.evaluation.statistics.named_endpoints import NamedEndpoint, named_endpoints
@@ -216,15 +217,16 @@ def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for name, group in groups.items():
         group.sort(key=lambda run: run.seed)
         for run in group[1:]:
-            for key in sorted(group[0].configuration.keys() | run.configuration.keys()):
-                here, there = (entry.configuration.get(key, ABSENT) for entry in (group[0], run))
-                if key == METRICS and here != there:
-                    raise ArtifactError(_different_metrics(group, run))
-                if key != "seed" and here != there:
-                    raise ArtifactError(
-                        f"row {name}: {key} is {here!r} for seed {group[0].seed} and {there!r} for seed {run.seed}; all seeds of a "
-                        "row must have the same configuration; give the other configuration another name"
-                    )
+            found = differences_in_words(group[0].configuration, run.configuration)
+            key = min(found.keys() - {"seed"}, default=None)
+            if key == METRICS:
+                raise ArtifactError(_different_metrics(group, run))
+            if key is not None:
+                here, there = found[key]
+                raise ArtifactError(
+                    f"row {name}: {key} is {here} for seed {group[0].seed} and {there} for seed {run.seed}; all seeds of a row must "
+                    "have the same configuration; give the other configuration another name"
+                )
     return groups
 
 

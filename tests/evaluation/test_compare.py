@@ -243,6 +243,9 @@ def test_a_row_has_one_configuration() -> None:
         compare([run("a", [1]), run("a", [1])])
     with pytest.raises(ArtifactError, match=r"row a: sft\.optimization\.max_steps is 5 for seed 0 and 6 for seed 1"):
         compare([run("a", [1]), run("a", [1], seed=1, configuration={"sft.optimization.max_steps": 6})])
+    losses = [{"align.objective.loss.class": f"genrec.preference.losses:{name}"} for name in ("DPO", "IPO")]
+    with pytest.raises(ArtifactError, match=r"row a: align\.objective\.loss is DPO for seed 0 and IPO for seed 1"):
+        compare([run("a", [1], seed=seed, configuration=each) for seed, each in enumerate(losses)])
     with pytest.raises(UsageError, match="at least one run"):
         compare([])
     with pytest.raises(UsageError, match="reference must be one of the rows a, got 'b'"):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from genrec.endpoints import Endpoint
+from genrec.errors import counted
 from genrec.evaluation.statistics.paired_tests import PairedTest, seeds_in_words
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _reason(
     if test.p is None:
         return "the table has no p for it"
     if len(test.seeds) != endpoint.seeds:
-        return f"the table compares {len(test.seeds)}"
+        return f"the table compares {counted(len(test.seeds), 'seed')}"
     late = [seed for seed in test.seeds if named > _last_first_run(endpoint, seed, groups)]
     return f"{seeds_in_words(late)} of both rows had been run before" if late else ""
 
