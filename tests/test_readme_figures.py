@@ -13,6 +13,7 @@ from genrec.quickstart import comparison
 PROJECT = Path(__file__).parents[1]
 HEADLINE = {  # words of a row of the README's first table -> its rows, which are kept, and SASRec's
     "[Beauty](": ("beauty-rpg-warm", "beauty-sasrec"),
+    "[Toys](": ("toys-rpg-warm", "toys-sasrec"),
     "[Beauty, OPQ": ("beauty-rpg-32-digits-only", "beauty-sasrec"),
     "[Toys, OPQ": ("toys-rpg-32-digits-only", "toys-sasrec"),
 }
