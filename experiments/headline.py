@@ -69,7 +69,7 @@ training items of the user; the policy's best items and the whole catalog may be
 Cost: one seed of `warm` or `toys_warm` on one core of an AMD EPYC took 16 to 22 minutes for SFT, 5 for `continued-long`, 8 for
 `gated-long` and 9 for `gated-likelihood-long`, and SASRec 5. Rows of two epochs should take a third of that, and those of `beauty`
 about 5 hours; these have not been run. `primary` takes an hour and a half a seed, `toys_policies` 5 to 9 minutes for SASRec and 20 to
-32 for RPG. Five seeds: `warm` and `toys_warm` without `gated-likelihood-long` (experiments/results/gated-warm.md), `digits_only`
+32 for RPG. Five seeds: `warm`, `toys_warm` without `gated-likelihood-long` (experiments/results/gated-warm.md), `digits_only`
 (gated-beauty.md), `toys_digits_only` (gated-toys.md). The other tables have one seed or none. The aligned rows of `tiger_beauty` are
 not run yet, and their time is unknown.
 """
