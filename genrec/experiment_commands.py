@@ -40,14 +40,15 @@ class ListedExperiments:
         if self.rows is None:
             return list(experiments)
         names = list(dict.fromkeys(each.name for each in experiments))
-        patterns = [each.strip() for each in self.rows.split(",") if each.strip()]
-        unknown = [each for each in patterns if not fnmatch.filter(names, each)]
-        if unknown or not patterns:
-            wrong = unknown[0] if unknown else self.rows
-            raise UsageError(
-                f"--rows: {self.where} returns no row {wrong!r}{did_you_mean(wrong, names)}; its rows: {', '.join(names)}"
-            )
-        return [each for each in experiments if any(fnmatch.fnmatchcase(each.name, pattern) for pattern in patterns)]
+        chosen = set[str]()
+        for pattern in [each.strip() for each in self.rows.split(",") if each.strip()] or [self.rows]:
+            found = fnmatch.filter(names, pattern)
+            if not found:
+                raise UsageError(
+                    f"--rows: {self.where} returns no row {pattern!r}{did_you_mean(pattern, names)}; its rows: {', '.join(names)}"
+                )
+            chosen.update(found)
+        return [each for each in experiments if each.name in chosen]
 
     def overridden(self, experiments: Sequence[Experiment]) -> list[Experiment]:
         """Return the loaded experiments with the overrides."""

@@ -127,8 +127,8 @@ def _add(content: dict[str, Any], folder: Path) -> None:
         if known is None:
             rows.append(row)
         else:
-            both = (*row["seeds"].items(), *known["seeds"].items())
-            known["seeds"] = {seed: min(time for other, time in both if other == seed) for seed, _ in both}  # the first run counts
+            times = (row["seeds"], known["seeds"])
+            known["seeds"] = {seed: min(each[seed] for each in times if seed in each) for seed in times[0] | times[1]}  # the first run
     named = studies.merged_endpoints(kept, content)
     written = {"format": studies.FORMAT, "name": name, "rows": rows, **({"endpoints": named} if named else {})}
     write_json(path, hashed_json.add_hash(written))

@@ -50,6 +50,7 @@ GROUND = {
     "input_files",
     "id_matching",
     "stage_names",
+    "unchanged_values",
     "value_forms",
 }  # import nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines", "trackers"}

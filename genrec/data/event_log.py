@@ -63,7 +63,7 @@ class EventLog:
 
     def _insert(self) -> None:
         if self._waiting:
-            self.connection.register("appended", pa.concat_tables(self._waiting, promote_options="permissive"))  # of any type of text
+            self.connection.register("appended", pa.concat_tables(self._waiting, promote_options="permissive"))  # ids may have different Arrow types
             self._run('INSERT INTO raw SELECT "user", item, time_ms, rating FROM appended')
             self.connection.unregister("appended")
             self._waiting.clear()

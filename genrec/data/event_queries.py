@@ -47,5 +47,5 @@ def random_order(seed: int) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number in SQL. The representation of one of NumPy, such as `np.float64(4.0)`, is none."""
+    """Return a number as SQL text. The representation of a NumPy number, such as `np.float64(4.0)`, is not valid SQL."""
     return repr(float(value))

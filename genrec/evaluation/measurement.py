@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from genrec.evaluation.user_metrics import standard_metrics
 from genrec.plugin_source import is_plugin_class, name_with_place
 from genrec.progress import say
 from genrec.types import Evaluated, EvaluationMetric, HeldOutItems, Recommender, SequenceBatch
+from genrec.unchanged_values import unchanged
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(@[1-9][0-9]*)?(\[[^\[\]\n]{1,60}\])?")
 
@@ -42,9 +43,10 @@ def measure(evaluated: Evaluated, metrics: Sequence[EvaluationMetric], taken: Se
     """
     found = standard_metrics(evaluated)
     for metric in metrics:
-        with _unchanged(metric, evaluated):
-            figures = checked_figures(metric, evaluated)
         name = name_with_place(type(metric))
+        shared = partial(shared_values, evaluated)
+        with unchanged(name, shared, "metrics", InputError) if is_plugin_class(type(metric)) else nullcontext():
+            figures = checked_figures(metric, evaluated)
         for key, values in figures.items():
             if key in found or key in taken:
                 raise InputError(
@@ -61,25 +63,13 @@ def measure(evaluated: Evaluated, metrics: Sequence[EvaluationMetric], taken: Se
     return Measured(pd.DataFrame(columns), means, {key: int((~values.isnan()).sum()) for key, values in per_user.items()})
 
 
-@contextmanager
-def _unchanged(metric: EvaluationMetric, evaluated: Evaluated) -> Iterator[None]:
-    """Raise InputError if the body, the measurement of a metric from outside genrec, changes what later metrics read."""
-    if not is_plugin_class(type(metric)):
-        yield
-        return
-    shared = {name: getattr(evaluated, name) for name in ("user", "target", "rank", "items", "history_length", "popularity")}
+def shared_values(evaluated: Evaluated) -> dict[str, Tensor | DataFrame]:
+    """Return the tensors and tables that all metrics of an evaluation read, by name."""
+    names = ("user", "target", "rank", "items", "history_length", "popularity", "ranks", "catalog")
+    found = {f"evaluated.{name}": getattr(evaluated, name) for name in names}
     for place, batch in enumerate(evaluated.batches):
-        shared |= {f"batches[{place}].{name}": getattr(batch, name) for name in ("user", "items", "target")}
-    before = {name: tensor.clone() for name, tensor in shared.items()}
-    tables = {"ranks": evaluated.ranks, "catalog": evaluated.catalog}
-    copies = {name: table.copy() for name, table in tables.items()}
-    yield
-    changed = [name for name, tensor in shared.items() if not torch.equal(tensor, before[name])]
-    changed += [name for name, table in tables.items() if not table.equals(copies[name])]
-    if changed:
-        raise InputError(
-            f"{name_with_place(type(metric))}: evaluated.{changed[0]} was modified, but other metrics read it too; work on a copy"
-        )
+        found |= {f"evaluated.batches[{place}].{name}": getattr(batch, name) for name in ("user", "items", "target")}
+    return found
 
 
 def with_users(measured: Measured, user: Tensor, figures: dict[str, Tensor]) -> Measured:

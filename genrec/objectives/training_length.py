@@ -10,7 +10,7 @@ LEAST_STEPS, MOST_STEPS = 500, 20_000
 
 
 def default_steps(examples: int, batch_size: int) -> int:
-    """Return the number of steps that stands for `Optimization.max_steps` None."""
+    """Return the number of optimizer steps for `Optimization.max_steps` None."""
     return min(max(EPOCHS * epoch_steps(examples, batch_size), LEAST_STEPS), MOST_STEPS)
 
 

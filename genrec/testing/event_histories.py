@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import UsageError
-from genrec.testing.plugin_watch import same
 from genrec.testing.specification_checks import ContractError
 from genrec.types import EventHistory, Policy
 from genrec.types.event_history import HISTORY_INPUTS, HistoryInput, as_tensor, in_words, inputs_of, items_of
+from genrec.unchanged_values import same
 
 LONGEST_GAP = 20  # base-2 logarithm of the seconds between two events
 NOISE = 0.1  # standard deviation of what is added to weights, so that inputs with weights of 0 have an effect

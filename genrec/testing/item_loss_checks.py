@@ -9,9 +9,10 @@ from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.store import describe
-from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
+from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import ItemLoss, SamplingCorrection
+from genrec.unchanged_values import same
 from genrec.value_forms import form_of
 
 NUM_ITEMS, NUM_TARGETS = 40, 24  # the catalog and the batch that losses are checked on

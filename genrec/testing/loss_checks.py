@@ -11,9 +11,10 @@ from torch import Tensor
 from genrec.errors import UsageError
 from genrec.non_finite_source import find_source
 from genrec.testing.loss_inputs import ROWS, columns, extreme_inputs, masked, random_inputs, with_log_probs
-from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
+from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_names, check_specification
 from genrec.types import LogProbs, LossNeeds, PreferenceLoss, PreferenceTerms
+from genrec.unchanged_values import same
 
 CAPABILITIES = ("needs", "check", "check_context")  # attributes of a loss that genrec reads, besides __call__
 FORMER = {

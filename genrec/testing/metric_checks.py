@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,13 +15,14 @@ from torch.nn.functional import pad
 
 from genrec.errors import InputError, UsageError
 from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
-from genrec.evaluation.measurement import checked_figures, evaluated_of
+from genrec.evaluation.measurement import checked_figures, evaluated_of, shared_values
 from genrec.evaluation.user_metrics import standard_metrics
 from genrec.store import describe
 from genrec.testing.check_worlds import sampler_context
-from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
+from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import Evaluated, EvaluationMetric, SequenceBatch
+from genrec.unchanged_values import unchanged
 
 GENRES = ("Action", "Comedy", "Drama")
 BATCH_SIZE, OTHER_BATCH_SIZE = 16, 7  # users per batch, and for the check that batches do not matter
@@ -141,30 +143,21 @@ def _check_same(name: str, first: dict[str, Tensor], second: dict[str, Tensor], 
 @contextmanager
 def _check_unchanged(name: str, evaluated: Evaluated) -> Iterator[None]:
     """Raise ContractError if the body changes a tensor, a table or the recommender."""
-    tensors, tables = _tensors(evaluated), _tables(evaluated)
-    before, copies = {key: tensor.clone() for key, tensor in tensors.items()}, {key: table.copy() for key, table in tables.items()}
     training = _is_training(evaluated)
-    yield
-    changed = [key for key, tensor in _tensors(evaluated).items() if not same(tensor, before[key])]
-    changed += [key for key, table in tables.items() if not table.equals(copies[key])]
-    if changed:
-        raise ContractError(f"{name}: {changed[0]} was modified, but other metrics read it too; work on a copy")
+    with unchanged(name, partial(_values, evaluated), "metrics", ContractError):
+        yield
     if training != _is_training(evaluated):
         raise ContractError(f"{name}: evaluated.recommender was left in another mode (train or eval); leave it in eval mode")
 
 
-def _tensors(evaluated: Evaluated) -> dict[str, Tensor]:
-    names = ("user", "target", "rank", "items", "history_length", "popularity", "shared")
-    found = {f"evaluated.{name}": getattr(evaluated, name) for name in names if getattr(evaluated, name) is not None}
-    for number, batch in enumerate(evaluated.batches):
-        found |= {f"evaluated.batches[{number}].{name}": tensor for name, tensor in batch._asdict().items()}
+def _values(evaluated: Evaluated) -> dict[str, Tensor | DataFrame]:
+    """Return all that a metric can reach: `shared_values`, the training events, and the weights of the recommender."""
+    found = {**shared_values(evaluated), "evaluated.train()": evaluated.train()}
+    if evaluated.shared is not None:
+        found["evaluated.shared"] = evaluated.shared
     if isinstance(evaluated.recommender, nn.Module):
         found |= {f"evaluated.recommender's {name}": tensor for name, tensor in evaluated.recommender.state_dict().items()}
     return found
-
-
-def _tables(evaluated: Evaluated) -> dict[str, DataFrame]:
-    return {"evaluated.ranks": evaluated.ranks, "evaluated.catalog": evaluated.catalog, "evaluated.train()": evaluated.train()}
 
 
 def _is_training(evaluated: Evaluated) -> list[bool]:

@@ -16,9 +16,10 @@ from genrec.plugin_errors import check_step
 from genrec.plugin_source import name_with_place
 from genrec.randomness import seed_of
 from genrec.testing.objective_worlds import BATCH_SIZE, STEPS, objective_world
-from genrec.testing.plugin_watch import call_plugin, same
+from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import Objective, ObjectiveContext, TrainingStep
+from genrec.unchanged_values import same
 
 
 def check_objective(objective: Objective) -> None:

@@ -16,6 +16,7 @@ from genrec.errors import GenrecError
 from genrec.plugin_source import own_line
 from genrec.testing.specification_checks import ContractError, random_states
 from genrec.types import SamplerContext
+from genrec.unchanged_values import unchanged
 
 Result = TypeVar("Result")
 
@@ -41,15 +42,13 @@ def check_unchanged(name: str, context: SamplerContext, inputs: Mapping[str, Ten
 
     `remedy` is the advice for a plug-in that uses global random state.
     """
-    watched = {**_tensors(context), **inputs}
-    before, tables, modes = {key: tensor.clone() for key, tensor in watched.items()}, _tables(context), _modes(context)
-    copies = {key: table.copy() for key, table in tables.items()}
-    with check_no_global_draws(name, remedy):
+
+    def values() -> dict[str, Tensor | DataFrame]:
+        return {**_tensors(context), **inputs, **_tables(context)}
+
+    modes = _modes(context)
+    with unchanged(name, values, "components", ContractError), check_no_global_draws(name, remedy):
         yield
-    changed = [key for key, tensor in {**_tensors(context), **inputs}.items() if not same(tensor, before[key])]
-    changed += [key for key, table in tables.items() if not table.equals(copies[key])]
-    if changed:
-        raise ContractError(f"{name}: {changed[0]} was modified, but other components read it too; work on a copy")
     if modes != _modes(context):
         raise ContractError(
             f"{name}: context.policy was left in another mode (train or eval), but other components use it too; leave it in eval mode"
@@ -64,11 +63,6 @@ def check_no_global_draws(name: str, remedy: str) -> Iterator[None]:
     for (library, before), after in zip(states.items(), random_states().values(), strict=True):
         if before != after:
             raise ContractError(f"{name}: {library} was drawn from or seeded; {remedy}")
-
-
-def same(first: Tensor, second: Tensor) -> bool:
-    """Return whether two tensors are equal, with NaN equal to NaN."""
-    return first.shape == second.shape and bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 
 def copied(context: SamplerContext) -> SamplerContext | None:

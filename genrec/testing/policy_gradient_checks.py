@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from genrec.objectives.advantage_check import advantages_fault, terms_fault
-from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
+from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_names, check_specification
 from genrec.types import Advantage, Advantages, CandidateGroups, GroupLogProbs, Surrogate, SurrogateTerms
+from genrec.unchanged_values import same
 
 ROWS, CANDIDATES, LEVELS = 6, 5, 3  # of the synthetic groups
 CAPABILITIES = ("estimate", "terms", "check")  # attributes that genrec reads

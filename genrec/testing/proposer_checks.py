@@ -24,9 +24,10 @@ from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
 from genrec.progress import say
 from genrec.testing.objective_worlds import batches_of_kind, objective_world
-from genrec.testing.plugin_watch import call_plugin, same
+from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import Candidates, CodeProposer, ObjectiveContext, Proposals, Proposer, SequenceBatch, SizedProposer, WindowBatch
+from genrec.unchanged_values import same
 
 LATER = 7  # a step after the first
 RANDOM = (

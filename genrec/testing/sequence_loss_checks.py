@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genrec.testing.event_histories import same_histories, with_items
-from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
+from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError
 from genrec.types import LossPolicy, SequencePolicy
 from genrec.types.event_history import items_of
+from genrec.unchanged_values import same
 from genrec.value_forms import form_of
 
 TOLERANCE = 1e-4  # rounding error of a loss
