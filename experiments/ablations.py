@@ -47,7 +47,6 @@ from genrec.tokenizer import LETTER, RQVAE, ProductQuantizer, RandomCodes, RQKMe
 from genrec.types import ItemEncoder, Objective, Quantizer
 
 ITEMS = movielens_tables.ITEMS
-BEAUTY_ITEMS, BEAUTY_STEPS = 12_101, 2 * parallel.EPOCH
 
 
 def varied(base: Experiment, ablation: str, changes: Mapping[str, dict[str, object]], num_seeds: int = 3) -> list[Experiment]:
@@ -149,7 +148,7 @@ def negatives() -> list[Experiment]:
 
 def beauty_negatives() -> list[Experiment]:
     """Return `negatives` on Beauty."""
-    return aligned(parallel.warm_digits(), "negatives", BEAUTY_STEPS, _kinds())
+    return aligned(parallel.warm_digits(), "negatives", headline.STEPS, _kinds())
 
 
 def counts(items: int) -> dict[str, Objective]:
@@ -165,7 +164,7 @@ def num_negatives() -> list[Experiment]:
 
 def beauty_num_negatives() -> list[Experiment]:
     """Return `num_negatives` on Beauty."""
-    return aligned(parallel.warm_digits(), "num-negatives", BEAUTY_STEPS, counts(BEAUTY_ITEMS))
+    return aligned(parallel.warm_digits(), "num-negatives", headline.STEPS, counts(headline.ITEMS))
 
 
 def _betas() -> dict[str, Objective]:
@@ -180,7 +179,7 @@ def beta() -> list[Experiment]:
 
 def beauty_beta() -> list[Experiment]:
     """Return `beta` on Beauty."""
-    return aligned(parallel.warm_digits(), "beta", BEAUTY_STEPS, _betas())
+    return aligned(parallel.warm_digits(), "beta", headline.STEPS, _betas())
 
 
 def _anchors() -> dict[str, Objective]:
@@ -195,7 +194,7 @@ def anchor() -> list[Experiment]:
 
 def beauty_anchor() -> list[Experiment]:
     """Return `anchor` on Beauty."""
-    return aligned(parallel.warm_digits(), "anchor", BEAUTY_STEPS, _anchors())
+    return aligned(parallel.warm_digits(), "anchor", headline.STEPS, _anchors())
 
 
 def gates(steps: int) -> dict[str, Objective]:
@@ -215,7 +214,7 @@ def gate() -> list[Experiment]:
 
 def beauty_gate() -> list[Experiment]:
     """Return `gate` on Beauty."""
-    return aligned(parallel.warm_digits(), "gate", BEAUTY_STEPS, gates(BEAUTY_STEPS))
+    return aligned(parallel.warm_digits(), "gate", headline.STEPS, gates(headline.STEPS))
 
 
 def group_size() -> list[Experiment]:

@@ -95,6 +95,9 @@ from genrec.preference.negatives import FaissNeighbors, Popularity, Uniform
 from genrec.preference.policy_gradient import LeaveOneOutAdvantage, Reinforce
 from genrec.types import Objective, PreferenceLoss, Proposer
 
+ITEMS = 12_101  # of Beauty
+STEPS = 2 * parallel.EPOCH  # of an alignment of two epochs of Beauty, 380
+
 
 def preference(loss: PreferenceLoss, candidates: Proposer) -> Preference:
     """Return a preference on all places of windows, beside the likelihood."""
@@ -139,7 +142,7 @@ def gradients(by: Literal["beams", "top"]) -> dict[str, Objective]:
     }
 
 
-def longer(base: Experiment, steps: int) -> list[Experiment]:
+def longer(base: Experiment, steps: int = STEPS) -> list[Experiment]:
     """Return the rows of the primary endpoint: the control and gated S-DPO with three times the steps."""
     return [
         on_policy.aligned(base, "continued-long", on_policy.WINDOWS, 3 * steps, 5e-4),
@@ -147,11 +150,14 @@ def longer(base: Experiment, steps: int) -> list[Experiment]:
     ]
 
 
-def table(base: Experiment, items: int, steps: int, *names: str) -> list[Experiment]:
-    """Return baselines, SFT and the aligned rows, five seeds each; `names` chooses among `objectives`, all without one."""
-    chosen = objectives(items, steps)
-    rows = [on_policy.aligned(base, name, chosen[name], steps) for name in names or chosen]
-    return [*untrained(base), *seeds([sasrec(base), base, *longer(base, steps), *rows])]
+def table(base: Experiment, items: int, *names: str) -> list[Experiment]:
+    """Return baselines, the rows of `beside_sasrec`, and the alignments of two epochs of Beauty, five seeds each.
+
+    `names` chooses among `objectives` for a catalog of so many items, all without one.
+    """
+    chosen = objectives(items, STEPS)
+    rows = [on_policy.aligned(base, each, chosen[each], STEPS) for each in names or chosen]
+    return [*untrained(base), *beside_sasrec(base), *seeds(rows)]
 
 
 def untrained(base: Experiment) -> list[Experiment]:
@@ -165,19 +171,19 @@ def sasrec(base: Experiment) -> Experiment:
 
 
 def beauty() -> list[Experiment]:
-    """Return all rows on Beauty. Two epochs are 380 steps."""
-    return [*table(parallel.warm_digits(), items=12_101, steps=380), *seeds([gate_alone(parallel.warm_digits())])]
+    """Return all rows on Beauty."""
+    return table(parallel.warm_digits(), ITEMS)
 
 
 def primary() -> list[Experiment]:
     """Return SFT with item embeddings on Beauty, and the control and gated S-DPO of six epochs."""
-    return seeds([parallel.sft(), *longer(parallel.sft(), 380)])
+    return seeds([parallel.sft(), *longer(parallel.sft())])
 
 
 def digits_only() -> list[Experiment]:
     """Return 32 digits without item embeddings on Beauty, the control and gated S-DPO of six epochs."""
     base = parallel.plain_digits()
-    return seeds([base, *longer(base, 380)])
+    return seeds([base, *longer(base)])
 
 
 def toys_sft() -> Experiment:
@@ -187,13 +193,18 @@ def toys_sft() -> Experiment:
 
 def on_toys(base: Experiment) -> Experiment:
     """Return an experiment of Beauty on Toys."""
-    return replace(base, name=base.name.replace("beauty-", "toys-"), source=AmazonReviews2014("Toys_and_Games"))
+    return on_category(base, "toys", "Toys_and_Games")
+
+
+def on_category(base: Experiment, name: str, category: str) -> Experiment:
+    """Return an experiment of Beauty on another category of Amazon 2014; `name` takes the place of "beauty" in the row's name."""
+    return replace(base, name=base.name.replace("beauty", name, 1), source=AmazonReviews2014(category))
 
 
 def toys_digits_only() -> list[Experiment]:
     """Return the rows of `digits_only` on Toys, their recipe unchanged."""
     base = on_toys(parallel.plain_digits())
-    return seeds([base, *longer(base, 380)])
+    return seeds([base, *longer(base)])
 
 
 def toys_policies() -> list[Experiment]:
@@ -204,7 +215,7 @@ def toys_policies() -> list[Experiment]:
 
 def beside_sasrec(base: Experiment) -> list[Experiment]:
     """Return SASRec, SFT, its control, gated S-DPO and the likelihood of the gate's rows, five seeds each."""
-    return seeds([sasrec(base), base, *longer(base, 380), gate_alone(base)])
+    return seeds([sasrec(base), base, *longer(base), gate_alone(base)])
 
 
 @endpoint("beauty-rpg-32-unrotated-gated-long", reference="beauty-rpg-32-unrotated-continued-long")
@@ -228,8 +239,7 @@ def toys_warm() -> list[Experiment]:
 @endpoint("sports-rpg-warm-gated-long", reference="sports-rpg-warm-continued-long")
 def sports_warm() -> list[Experiment]:
     """Return the rows of `warm` on Sports and Outdoors, their recipe unchanged."""
-    source = AmazonReviews2014("Sports_and_Outdoors")
-    return beside_sasrec(replace(parallel.warm_digits(), name="sports-rpg-warm-sft", source=source))
+    return beside_sasrec(on_category(parallel.warm_digits(), "sports", "Sports_and_Outdoors"))
 
 
 def digits_gate_alone() -> list[Experiment]:
@@ -244,13 +254,12 @@ def toys_gate_alone() -> list[Experiment]:
 
 def gate_alone(base: Experiment) -> Experiment:
     """Return the row of `gated-long` without negatives."""
-    return on_policy.aligned(base, "gated-likelihood-long", on_policy.gate_alone(), 3 * 380, 5e-4)
+    return on_policy.aligned(base, "gated-likelihood-long", on_policy.gate_alone(), 3 * STEPS, 5e-4)
 
 
 def toys() -> list[Experiment]:
     """Return the rows of `toys_warm`, and the control, S-DPO with uniform negatives and gated S-DPO of Beauty's two epochs."""
-    base = on_toys(parallel.warm_digits())
-    return [*table(base, 11_924, 380, "continued", "sdpo-15", "gated"), *seeds([gate_alone(base)])]
+    return table(on_toys(parallel.warm_digits()), 11_924, "continued", "sdpo-15", "gated")
 
 
 @endpoint("beauty-tiger-gated", reference="beauty-tiger-continued", seeds=3)
@@ -258,7 +267,7 @@ def tiger_beauty() -> list[Experiment]:
     """Return TIGER on Beauty: baselines, SFT, the control, S-DPO with 15 uniform negatives and gated S-DPO, three seeds."""
     base = replace(amazon.long_windows(), name="beauty-tiger-sft")
     rows = {"continued": on_policy.WINDOWS, "sdpo": sdpo(Sampled(Uniform(), 15)), "gated": on_policy.gated()}
-    aligned = [on_policy.aligned(base, name, objective, 380) for name, objective in rows.items()]
+    aligned = [on_policy.aligned(base, name, objective, STEPS) for name, objective in rows.items()]
     return [*untrained(base), *seeds([sasrec(base), base, *aligned], 3)]
 
 

@@ -45,7 +45,6 @@ from genrec.preference.candidates import Rollouts, Sampled, TopItems
 from genrec.preference.negatives import Popularity, Uniform
 from genrec.types import Objective
 
-STEPS = 2 * parallel.EPOCH  # of an alignment: two epochs
 BEST = 3_800  # best step of SFT on validation, seed 0; see `crossing`
 SHARES = (25, 50, 75, 100, 150)  # percent of BEST
 
@@ -53,8 +52,8 @@ SHARES = (25, 50, 75, 100, 150)  # percent of BEST
 def compared(objectives: dict[str, Objective]) -> list[Experiment]:
     """Return SFT on Beauty, continued SFT, and a row for each objective; five seeds."""
     base = parallel.warm_digits()
-    rows = [on_policy.aligned(base, name, each, STEPS) for name, each in objectives.items()]
-    return seeds([on_policy.aligned(base, "continued", on_policy.WINDOWS, STEPS), base, *rows])
+    rows = [on_policy.aligned(base, name, each, headline.STEPS) for name, each in objectives.items()]
+    return seeds([on_policy.aligned(base, "continued", on_policy.WINDOWS, headline.STEPS), base, *rows])
 
 
 def group_loss() -> list[Experiment]:
@@ -81,7 +80,7 @@ def whole_catalog() -> list[Experiment]:
         {
             "sdpo-15": headline.sdpo(Sampled(Uniform(), 15)),
             "sdpo-1000": headline.sdpo(Sampled(Uniform(), 1_000)),
-            "sdpo-catalog": headline.sdpo(TopItems(size=12_101, gate=False)),
+            "sdpo-catalog": headline.sdpo(TopItems(size=headline.ITEMS, gate=False)),
         }
     )
 
@@ -107,8 +106,8 @@ def crossing() -> list[Experiment]:
     """Return SFT stopped at each share of its best step, and continued SFT and gated S-DPO from there, five seeds."""
     rows = []
     for base in map(stopped, SHARES):
-        rows += [base, on_policy.aligned(base, "continued", on_policy.WINDOWS, STEPS)]
-        rows.append(on_policy.aligned(base, "gated", on_policy.gated(), STEPS))
+        rows += [base, on_policy.aligned(base, "continued", on_policy.WINDOWS, headline.STEPS)]
+        rows.append(on_policy.aligned(base, "gated", on_policy.gated(), headline.STEPS))
     return seeds(rows)
 
 
