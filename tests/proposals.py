@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from genrec.baselines import SASRec
 from genrec.item_rows import last_places
 from genrec.preference.candidates.policy_scores import CatalogScores
+from genrec.preference.negatives import Uniform
 from genrec.semantic_ids import SemanticIds
-from genrec.types import ObjectiveContext, Ranking, SamplerContext, SequenceBatch, WindowBatch
+from genrec.types import Draw, ObjectiveContext, Ranking, SamplerContext, SequenceBatch, WindowBatch
 
 
 def one_level(items: int) -> SemanticIds:
@@ -131,3 +133,22 @@ def random_windows(items: int, seed: int, windows: int = 4, length: int = 6, gap
     target = target * (torch.rand(history.shape, generator=generator) < 0.7) * (history.cumsum(1) > 0)
     target[:, -1] = 1
     return WindowBatch(torch.arange(1, windows + 1), history, target)
+
+
+@dataclass(frozen=True)
+class Growing:
+    """A sampler that changes during training and records the progress that it is given."""
+
+    calls: list[float] = field(default_factory=list)
+
+    def build(self, context: SamplerContext) -> Draw:
+        inner = Uniform().build(context)
+
+        def at(progress: float) -> Draw:
+            self.calls.append(progress)
+            return inner
+
+        def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+            raise AssertionError("call the draw that `at` returns")
+
+        return Draw(draw=draw, at=at)

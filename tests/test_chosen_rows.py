@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from worlds import own_project
 
 from genrec.__main__ import main
 from genrec.experiment_commands import ListedExperiments
@@ -27,10 +28,7 @@ def rows():
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with an experiment file and its own data folder."""
-    (tmp_path / "mine.py").write_text(EXPERIMENTS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GENREC_HOME", raising=False)
-    return tmp_path
+    return own_project(tmp_path, monkeypatch, EXPERIMENTS)
 
 
 def chosen(rows: str) -> list[tuple[str, int]]:

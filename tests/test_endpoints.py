@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pandas import DataFrame
-from worlds import cyclic
+from worlds import cyclic, own_project
 
 import genrec
 from genrec import hashed_json, results, run_experiments, studies
@@ -49,10 +49,7 @@ TESTED = Endpoint("a", "sft", "recall@10", 3)
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "mine.py").write_text(FILE + NAMED + WRONG)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GENREC_HOME", raising=False)
-    return tmp_path
+    return own_project(tmp_path, monkeypatch, FILE + NAMED + WRONG)
 
 
 def run(name: str, seed: int, first_run: str, *studies: Study) -> Run:

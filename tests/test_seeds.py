@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from worlds import cyclic
+from worlds import cyclic, own_project
 
 from genrec import loading
 from genrec.__main__ import main
@@ -30,10 +30,7 @@ PROJECT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with an experiment file and its own data folder."""
-    (tmp_path / "mine.py").write_text(EXPERIMENTS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GENREC_HOME", raising=False)
-    return tmp_path
+    return own_project(tmp_path, monkeypatch, EXPERIMENTS)
 
 
 def stored(name: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import cyclic
+from worlds import cyclic, own_project
 
 from genrec import hashed_json, run_experiments, run_files, studies
 from genrec.__main__ import main
@@ -50,10 +50,7 @@ def failing():
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "mine.py").write_text(EXPERIMENTS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GENREC_HOME", raising=False)
-    return tmp_path
+    return own_project(tmp_path, monkeypatch, EXPERIMENTS)
 
 
 def recorded(study: str) -> list[tuple[str, list[str]]]:

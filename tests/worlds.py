@@ -1,7 +1,10 @@
-"""Small experiments for tests: the cyclic world and a policy that learns it in seconds."""
+"""Small experiments for tests: the cyclic world, a policy that learns it in seconds, and a project with a file of experiments."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from preference_stages import stage
 
 from genrec.embeddings import TfidfSvd
@@ -39,3 +42,11 @@ def cyclic(steps: int = 60, align_steps: int = 0, seed: int = 0) -> Experiment:
         evaluate=Evaluate(cutoffs=(1, 5, 10)),
         seed=seed,
     )
+
+
+def own_project(folder: Path, monkeypatch: pytest.MonkeyPatch, experiments: str) -> Path:
+    """Make a folder with `mine.py` and a data folder of its own the current one, and return it."""
+    (folder / "mine.py").write_text(experiments)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("GENREC_HOME", raising=False)
+    return folder

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from alignments import parts
+from proposals import Growing
 from trainings import RECIPE, constant, fine_tune, policy, training_examples
 
 from genrec.errors import UsageError
 from genrec.objectives import PolicyGradient, PrefixContrast
 from genrec.objectives.training_length import default_steps, with_length
 from genrec.preference.candidates import Rollouts, Sampled, TopItems
-from genrec.preference.negatives import Uniform
 from genrec.testing import objective_world
-from genrec.types import Draw, Objective, SamplerContext
-
-
-@dataclass(frozen=True)
-class Growing:
-    """A sampler that records the progress that it is given."""
-
-    calls: list[float] = field(default_factory=list)
-
-    def build(self, context: SamplerContext) -> Draw:
-        inner = Uniform().build(context)
-
-        def at(progress: float) -> Draw:
-            self.calls.append(progress)
-            return inner
-
-        return replace(inner, at=at)
+from genrec.types import Objective, SamplerContext
 
 
 def test_open_steps_follow_from_the_examples_and_given_ones_stay() -> None:

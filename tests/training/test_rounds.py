@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from alignments import IDS, align, built_step, constant, parts, recipe, take
-from torch import Generator, Tensor
+from proposals import Growing
+from torch import Tensor
 
 from genrec.errors import Stopped, UsageError
 from genrec.experiment import Experiment
@@ -170,25 +171,6 @@ def test_negatives_depend_on_the_example_not_on_the_batch() -> None:
     apart = torch.cat([sampler(entries.batch(torch.arange(begin, begin + 4)), 5) for begin in (0, 4, 8, 12)])
     assert torch.equal(together, apart)
     assert not torch.equal(together, sampler(entries.batch(torch.arange(16)), 14))
-
-
-@dataclass(frozen=True)
-class Growing:
-    """A sampler that changes during training and records the progress that it is given."""
-
-    calls: list[float] = field(default_factory=list)
-
-    def build(self, context: SamplerContext) -> Draw:
-        inner = Uniform().build(context)
-
-        def at(progress: float) -> Draw:
-            self.calls.append(progress)
-            return inner
-
-        def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-            raise AssertionError("call the draw that `at` returns")
-
-        return Draw(draw=draw, at=at)
 
 
 def test_a_sampler_that_changes_gets_the_progress_of_training() -> None:
