@@ -63,7 +63,8 @@ class EventLog:
 
     def _insert(self) -> None:
         if self._waiting:
-            self.connection.register("appended", pa.concat_tables(self._waiting, promote_options="permissive"))  # ids may have different Arrow types
+            joined = pa.concat_tables(self._waiting, promote_options="permissive")  # ids may have different Arrow types
+            self.connection.register("appended", joined)
             self._run('INSERT INTO raw SELECT "user", item, time_ms, rating FROM appended')
             self.connection.unregister("appended")
             self._waiting.clear()

@@ -80,7 +80,7 @@ def _ids(column: pa.ChunkedArray, name: str, kind: str) -> pa.ChunkedArray:
     if not any(is_text(column.type) for is_text in TEXT) or column.null_count:
         found = f"{column.null_count} missing values" if column.null_count else str(column.type)
         raise InputError(f"the source's {kind} must have text in column {name!r}, got {found}; ids are text, unchanged")
-    return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column  # Arrow concatenates views with views only
+    return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column  # Arrow joins views with views only
 
 
 def _times(column: pa.ChunkedArray) -> ndarray:

@@ -63,7 +63,7 @@ def fine_tune(
 
     def frozen_copy(name: str) -> FrozenCopy:
         raise UsageError(
-            f"a proposer or sampler reads a frozen copy of the policy ({name}), which SFT does not keep; set its refresh to 1, which reads "
+            f"a proposer or sampler reads a frozen copy of the policy ({name}), which SFT has not; set its refresh to 1, which reads "
             "the policy in training, or refresh_every to 0; or use it in an alignment"
         )
 
