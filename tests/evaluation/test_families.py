@@ -92,6 +92,26 @@ def test_fresh_seeds_confirm() -> None:
     assert [(family.size, family.studies) for family in picked.families] == [(5, (GRID,))]
 
 
+def test_a_row_with_one_seed_counts_in_the_table_as_outside_it() -> None:
+    """Tried beside the reference: a and b, which are tested, and c with one seed. A row of no study counts with them."""
+    study = Study("list", frozenset({"sft", "a", "b", "c"}))
+    tested, one = rows("sft", "a", "b", studies=(study,)), rows("c", seeds=(0,), studies=(study,))
+    (without,), (shown,) = (compare(each, resamples=50).families for each in (tested, [*tested, *one]))
+    assert without.tried == shown.tried == ("c",)
+    assert without.size == shown.size == 3
+    assert (without.studies, shown.studies) == ((study,), ())  # which says why rows outside the table count
+    (further,) = compare([*tested, *one, *rows("d", seeds=(0,))], resamples=50).families
+    assert further.tried == ("c", "d")
+
+
+def test_what_the_reference_continues_is_no_attempt_without_a_p() -> None:
+    """The SFT row with one seed, of which the control is trained further, counts neither in the table nor outside it."""
+    study = Study("list", frozenset({"sft", "control", "dpo", "kto"}))
+    continued = [each._replace(starts=frozenset({"sft"})) for each in rows("control", "dpo", studies=(study,))]
+    (family,) = compare([*continued, *rows("sft", seeds=(0,), studies=(study,))], reference="control", resamples=50).families
+    assert (family.rows, family.tried) == (("dpo",), ("kto",))
+
+
 def test_a_row_without_a_p_is_in_no_family() -> None:
     comparison = compare(rows("sft", "a") + rows("one", seeds=(0,)), resamples=50)
     assert [family.rows for family in comparison.families] == [("a",)]

@@ -2,9 +2,9 @@
 
 The family of the endpoints has all endpoints of their studies, also those with another reference or metric, and former settings of the
 tested rows. A baseline more or less changes nothing for the trained rows, because it is in another family. The family of the trained
-rows has all that was tried: a row that was run in a study with further rows may have been picked among them, so these count too. Two
-kinds of rows outside the table are no attempts and do not count: former settings of the reference, and rows from which the reference
-was trained further, such as the SFT row of a control.
+rows has all that was tried: a row that was run in a study with further rows may have been picked among them, so these count too, in
+the table and outside it. Two kinds of rows without a p are no attempts and do not count: former settings of the reference, and rows
+from which the reference was trained further, such as the SFT row of a control.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Family(NamedTuple):
 
     kind: Kind
     rows: tuple[str, ...]  # rows with a p, in the order of the table
-    tried: tuple[str, ...]  # further rows that count as tests, by name; empty if the rows are in no study with rows outside the table
+    tried: tuple[str, ...]  # further rows that count as tests, by name; empty if the rows are in no study with rows without a p
     studies: tuple[Study, ...]  # the studies with trained rows that are not in the table, by name; empty if nothing else was tried
 
     @property
@@ -65,11 +65,9 @@ def families_of(
     kinds: tuple[tuple[Kind, bool], ...] = (("trained rows", True), ("baselines", False))
     for kind, of_trained in kinds:
         rows = tuple(row for row, test in tests.items() if (row in trained) == of_trained and test.p is not None and row not in apart)
-        outside = _outside(tests, groups, reference) if of_trained else {}
-        tried = {*trained, *(row for names in outside.values() for row in names)} - {reference, *rows, *apart} if outside else set()
+        tried, outside = _tried(tests, groups, reference, trained, {*rows, *apart}) if of_trained else (set(), [])
         if rows:
-            studies = sorted(outside, key=lambda study: (study.name, sorted(study.rows)))
-            found.append(Family(kind, rows, tuple(sorted(tried)), tuple(studies)))
+            found.append(Family(kind, rows, tuple(sorted(tried)), tuple(outside)))
     return found
 
 
@@ -84,16 +82,24 @@ def _endpoints(tests: Mapping[str, PairedTest], endpoints: Sequence[NamedEndpoin
     return Family("endpoints", tuple(row for row in tests if row in rows), tuple(sorted([*map(str, others), *former])), ())
 
 
-def _outside(tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]], reference: str) -> dict[Study, frozenset[str]]:
-    """Return the attempts outside the table, by the studies that have any and in which a row was run at a compared seed.
+def _tried(
+    tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]], reference: str, trained: Sequence[str], tested: set[str]
+) -> tuple[set[str], list[Study]]:
+    """Return the attempts without a p beside the `tested` rows, and the studies that have some outside the table, by name.
 
-    The row from which the reference was trained further is in the studies of all its continuations and was picked from none of them.
+    A study counts if one of the table's attempts was run in it at a compared seed. If it has untested rows, all trained rows of the
+    table without a p count with them. The row from which the reference was trained further is in the studies of all its
+    continuations and was picked from none of them.
     """
     no_attempts = {reference, *(row for run in groups[reference] for row in run.starts)}
     picked = [(run, test) for row, test in tests.items() if row not in no_attempts for run in groups[row]]
     studies = {study for run, test in picked if run.seed in test.seeds for study in run.studies}
-    outside = {study: frozenset(row for row in study.rows - groups.keys() if _present(row) not in no_attempts) for study in studies}
-    return {study: rows for study, rows in outside.items() if rows}
+    untested = {study: {row for row in study.rows - tested if _present(row) not in no_attempts} for study in studies}
+    attempts = set[str]().union(*untested.values())
+    if attempts:
+        attempts |= {row for row in trained if row not in tested | no_attempts}
+    outside = [study for study, rows in untested.items() if rows - groups.keys()]
+    return attempts, sorted(outside, key=lambda study: (study.name, sorted(study.rows)))
 
 
 def _present(row: str) -> str:
