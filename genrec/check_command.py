@@ -37,7 +37,7 @@ HOLDERS: dict[str, Callable[[Any], dict[str, Any]]] = {  # protocol -> the field
     "HistoryViews": lambda views: {"sft": SFT(objective=ViewContrast(views=views))},
     "NegativeSampler": lambda sampler: {"align": Align(Preference(candidates=Sampled(sampler)))},
     "PreferenceLoss": lambda loss: {"align": Align(_preference(loss=loss))},
-    "Reward": lambda reward: {"align": Align(Preference(reward=reward))},
+    "Reward": lambda reward: {"align": Align(Preference(reward=reward, chosen="best"))},
     "Advantage": lambda advantage: {"align": Align(PolicyGradient(advantage=advantage))},
     "Surrogate": lambda surrogate: {"align": Align(PolicyGradient(surrogate=surrogate))},
     "CandidateFilter": lambda candidate_filter: {
