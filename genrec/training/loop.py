@@ -214,7 +214,7 @@ def train(
     say(f"{description}: {plan}, {progress.precision}")
     if process_group.strategy() == "zero1":
         say(f"{description}: each of the {process_group.size()} processes keeps its share of the optimizer's state (zero1)")
-    for warning in plan.warnings(path):
+    for warning in plan.warnings(path, recipe):
         say(f"{description}: warning: {warning}")
     with ProgressBar(description, plan.max_steps) as bar:
         bar.begin(progress.step)
