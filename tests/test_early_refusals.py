@@ -560,7 +560,10 @@ def test_losses_with_negatives_refuse_a_catalog_of_one_item_after_the_data_stage
 def test_as_many_negatives_as_items_are_refused_after_the_data_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of 40 items has 39 at most: the positive is no negative."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
-    message = r"^Sampled\.num_negatives must be below the number of items, 40, got 40: .*; lower it, .*--align\.num-negatives$"
+    message = (
+        r"^Sampled\.num_negatives must be below the number of items, 40, got 40: .*; lower it to at most 39, .* by "
+        r"--align\.num-negatives, or --sft\.num-negatives in SFT$"
+    )
     with pytest.raises(UsageError, match=message):
         run(replace(cyclic(), align=stage(num_negatives=40)))
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["data"]
