@@ -211,7 +211,7 @@ def train(
     clear_counts(objective.state)
     process_group.from_first(None)  # no process writes a checkpoint before all have read the old one
     patience = recipe.validation.patience
-    say(f"{description}: {plan}, {progress.precision}")
+    say(f"{description}: {plan.in_words(examples)}, {progress.precision}")
     if process_group.strategy() == "zero1":
         say(f"{description}: each of the {process_group.size()} processes keeps its share of the optimizer's state (zero1)")
     for warning in plan.warnings(path, recipe):

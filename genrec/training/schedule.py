@@ -19,15 +19,16 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from genrec.data.examples import epoch_steps
+from genrec.data.examples import Windows, epoch_steps
 from genrec.errors import counted
 from genrec.objectives import ProximalPolicy
+from genrec.objectives.numbered_examples import without_numbers
 from genrec.objectives.training_length import MOST_STEPS, default_steps
 from genrec.plugin_source import named_objects
 from genrec.preference.candidates import InvalidIds, Rollouts, TopItems
 from genrec.preference.schedules import check_length
 from genrec.training.recipes import SFT, Align
-from genrec.types import Refresh, RefreshingSampler
+from genrec.types import Refresh, RefreshingSampler, TrainingExamples
 
 WARMUP_SHARE, MOST_WARMUP = 0.05, 1_000
 LEARNING_RATE, MOST_LEARNING_RATE = 3e-4, 2e-3  # at `MOST_STEPS`, and the limit for few steps
@@ -56,10 +57,12 @@ class Schedule(NamedTuple):
         known = {name: value for name, value in self._asdict().items() if value is not None}
         return {**known, "epochs": round(self.epochs, 3)}
 
-    def __str__(self) -> str:
-        examples = f"{self.batch_size:,} examples{'' if self.parts is None else f' in {self.parts} parts'}"
+    def in_words(self, counted_examples: TrainingExamples) -> str:
+        """Return the numbers in words, for the examples of the training, which may be windows."""
+        unit = "windows" if isinstance(without_numbers(counted_examples), Windows) else "examples"
+        examples = f"{self.batch_size:,} {unit}{'' if self.parts is None else f' in {self.parts} parts'}"
         return (
-            f"{self.max_steps:,} steps of {examples} ({self.epochs:.3g} epochs of {self.examples:,} examples), "
+            f"{self.max_steps:,} steps of {examples} ({self.epochs:.3g} epochs of {self.examples:,} {unit}), "
             f"warm-up {self.warmup_steps:,} steps, learning rate {self.learning_rate:.3g}, validation every {self.every:,} steps"
         )
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trainings import constant, fine_tune, policy, training_examples
+from trainings import constant, corpus, fine_tune, policy, training_examples
 
 from genrec import loading
+from genrec.data.examples import windows
 from genrec.errors import UsageError
 from genrec.experiment import SFT, Align, Optimization, Validation
 from genrec.objectives import PolicyGradient, Preference, ProximalPolicy
+from genrec.objectives.numbered_examples import NumberedExamples
 from genrec.overrides import override
 from genrec.preference.candidates import InvalidIds, Rollouts, Sampled, TopItems
 from genrec.preference.negatives import BestOf, ModelBeams, Uniform
@@ -93,7 +95,7 @@ def test_a_warm_up_of_all_steps_is_remarked() -> None:
     plan = Schedule(max_steps=50, warmup_steps=50, learning_rate=1e-3, every=10, batch_size=8, examples=80)
     (warning,) = plan.warnings("align", Align())
     assert warning.startswith("the warm-up takes all 50 steps, so the learning rate only rises; lower align.optimization.warmup_steps")
-    assert "warm-up takes" not in str(plan), "a warning is a line of its own"
+    assert "warm-up takes" not in plan.in_words(training_examples()), "a warning is a line of its own"
     assert learning_rate(plan, 49) == plan.learning_rate
     assert plan._replace(max_steps=51).warnings("align", Align()) == []
 
@@ -146,3 +148,11 @@ def test_a_refresh_in_epochs_is_compared_in_steps() -> None:
     assert PLAN.warnings("align", beams[0]) == []
     (warning,) = PLAN.warnings("align", beams[1])
     assert "every 10 epochs (100 steps), but the training has 100 steps" in warning
+
+
+def test_windows_are_called_windows() -> None:
+    """80 windows of 8 a step are 10 steps an epoch; they stand in a numbered wrapper where candidates belong to examples."""
+    sequences = windows(corpus(), 8)
+    assert PLAN.in_words(sequences).startswith("100 steps of 8 windows (10 epochs of 80 windows), ")
+    assert PLAN._replace(parts=2).in_words(NumberedExamples(sequences, own=False)).startswith("100 steps of 8 windows in 2 parts (")
+    assert PLAN.in_words(training_examples()).startswith("100 steps of 8 examples (10 epochs of 80 examples), ")
