@@ -91,7 +91,10 @@ def run(names: Sequence[str], raw: Path, say: Callable[[str], None] = print) -> 
             say(f"FAILED {error}")
             failed.append(each.where.rpartition(":")[2])
     if not kept and not failed:
-        raise UsageError(f"{' and '.join(names)}: no class has the methods of a protocol of plug-ins; see docs/plugins.md")
+        raise UsageError(
+            f"{' and '.join(names)}: no class has the methods of a protocol of plug-ins; see docs/plugins.md in the repository of "
+            "genrec"
+        )
     names_of_failed = f"; failed: {', '.join(failed)}" if failed else ""
     say(f"{kept} of {kept + len(failed)} plug-ins keep their contract{names_of_failed}")
     return 1 if failed else 0
