@@ -296,5 +296,5 @@ def _warn_if_worse(description: str, progress: TrainingProgress, selection: Sele
         best = f"step {progress.best_step} ({progress.best_score:.4f})" if progress.best_step else "the policy from before training"
         say(
             f"{description} lowered {selection.title} on validation from {before:.4f} at step 0 to {after:.4f} at step {last}; the "
-            f"last step is kept because of keep='last'; keep='best' would keep {best}"
+            f"last step is kept because of keep='last'; --align.keep best would keep {best}"
         )
