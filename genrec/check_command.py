@@ -37,7 +37,7 @@ HOLDERS: dict[str, Callable[[Any], dict[str, Any]]] = {  # protocol -> the field
     "HistoryViews": lambda views: {"sft": SFT(objective=ViewContrast(views=views))},
     "NegativeSampler": lambda sampler: {"align": Align(Preference(candidates=Sampled(sampler)))},
     "PreferenceLoss": lambda loss: {"align": Align(_preference(loss=loss))},
-    "Reward": lambda reward: {"align": Align(Preference(reward=reward))},
+    "Reward": lambda reward: {"align": Align(Preference(reward=reward, chosen="best"))},
     "Advantage": lambda advantage: {"align": Align(PolicyGradient(advantage=advantage))},
     "Surrogate": lambda surrogate: {"align": Align(PolicyGradient(surrogate=surrogate))},
     "CandidateFilter": lambda candidate_filter: {
@@ -91,7 +91,10 @@ def run(names: Sequence[str], raw: Path, say: Callable[[str], None] = print) -> 
             say(f"FAILED {error}")
             failed.append(each.where.rpartition(":")[2])
     if not kept and not failed:
-        raise UsageError(f"{' and '.join(names)}: no class has the methods of a protocol of plug-ins; see docs/plugins.md")
+        raise UsageError(
+            f"{' and '.join(names)}: no class has the methods of a protocol of plug-ins; see docs/plugins.md in the repository of "
+            "genrec"
+        )
     names_of_failed = f"; failed: {', '.join(failed)}" if failed else ""
     say(f"{kept} of {kept + len(failed)} plug-ins keep their contract{names_of_failed}")
     return 1 if failed else 0

@@ -241,7 +241,10 @@ def _add_inspect_options(parser: argparse.ArgumentParser, stages: list[str], ref
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the options and, for commands on experiments, the overrides. Exits with 2 for an unknown command or option."""
+    """Return the options and, for commands on experiments, the overrides. Exits with 2 for an unknown command or option.
+
+    `words` of the options are the arguments as they were given.
+    """
     commands = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     if arguments and arguments[0][:1] != "-" and arguments[0] not in commands:
         known = f"the commands are {', '.join(commands)}"
@@ -249,6 +252,7 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argpar
     marked = dashed_values.mark(commands["recommend"], arguments, IDS) if arguments[:1] == ["recommend"] else arguments
     options, flags = parser.parse_known_args(marked)
     dashed_values.unmark(options)
+    options.words = arguments
     overrides = options.command in ("run", "data", "tokenize", "tune")
     for flag in (flag.partition("=")[0] for flag in flags if flag.startswith("--") and "." not in flag):
         names = {

@@ -109,7 +109,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         raise UsageError(f"--seed {options.seed} and --seeds {options.seeds} exclude each other; give one of them")
     if options.on is not None:
         engines.engine_of(options.on)  # its errors come before anything is loaded
-    overridden, with_seeds = bool(flags), _with_seeds(options, flags)
+    overridden = bool(flags)
     flags = flags if options.seed is None else [*flags, "--seed", options.seed]
     loaded = loading.load(options.experiment)
     listed = ListedExperiments(options.experiment, tuple(flags), options.seeds, options.rows)
@@ -150,20 +150,16 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
     )
     with_inputs = {each.name for each in experiments if inputs_of(each.policy)}
     for comparison in found.comparisons:
-        print_comparison(comparison, after_run=True, with_inputs=with_inputs, with_seeds=with_seeds)
+        print_comparison(comparison, after_run=True, with_inputs=with_inputs, with_seeds=_with_seeds(options.words))
     return 0
 
 
-def _with_seeds(options: argparse.Namespace, flags: Sequence[str]) -> str:
+def _with_seeds(words: Sequence[str]) -> str:
     """Return the command `genrec run` with the default number of seeds in place of its own, and without --refresh and --replace."""
-    from genrec.command_lines import command_line
+    from genrec.command_lines import command_line, without_options
     from genrec.evaluation.statistics.paired_tests import DEFAULT_SEEDS
 
-    words = ["run", options.experiment, *([] if options.rows is None else ["--rows", options.rows])]
-    words += [*flags, *(word for tracker in options.track for word in ("--track", tracker))]
-    words += [] if options.on is None else ["--on", options.on]
-    words += [] if options.devices == 1 else ["--trainer.devices", options.devices, "--trainer.strategy", options.strategy]
-    return command_line(*words, *(["--offline"] if options.offline else []), "--seeds", DEFAULT_SEEDS)
+    return command_line(*without_options(words, ("--refresh", "--replace", "--seed", "--seeds")), "--seeds", DEFAULT_SEEDS)
 
 
 def data(options: argparse.Namespace, flags: list[str]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genrec import hashed_json
-from genrec.command_lines import command_line
+from genrec.command_lines import command_line, without_options
 from genrec.environment import versions
 from genrec.errors import ArtifactError, Stopped
 from genrec.experiment import Experiment
@@ -119,21 +119,15 @@ def not_resumed(failures: Sequence[Failure], in_work: Collection[tuple[str, int]
 def resuming(arguments: Sequence[str], keep_refresh: bool = False) -> str:
     """Return the command line that resumes a run or a tuning. Empty if it is none of genrec's.
 
-    It is without --refresh, which would begin again, unless `keep_refresh` is true.
+    It is without --refresh, which would begin again, unless `keep_refresh` is true. Seeds stay, and --replace, without which rows of
+    other settings that were not reached would be refused.
     """
     program = Path(arguments[0]).name if arguments else ""
     if program == "__main__.py":
         program = "genrec"
     if program != "genrec" or arguments[1:2] not in (["run"], ["tune"]):
         return ""
-    kept, skips = [], False
-    for argument in arguments[1:]:
-        flag, _, value = argument.partition("=")
-        is_refresh = not keep_refresh and len(flag) > 4 and "--refresh".startswith(flag)  # argparse takes abbreviations
-        if not skips and not is_refresh:
-            kept.append(argument)
-        skips = is_refresh and not value
-    return command_line(*kept)
+    return command_line(*without_options(arguments[1:], () if keep_refresh else ("--refresh",)))
 
 
 def _path(name: str, seed: int) -> Path:

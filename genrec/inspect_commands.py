@@ -19,7 +19,7 @@ from genrec.overrides import override
 from genrec.progress import say
 from genrec.store import Artifact, hash_of
 from genrec.workspace import reports_folder
-from genrec.written_files import check_picture, check_replaceable, check_writable, not_writable, write_picture
+from genrec.written_files import check_different, check_picture, check_replaceable, check_writable, not_writable, write_picture
 
 CSV_FIRST = ("name", "seed", "stage")  # first columns of `genrec curves --csv`, before those of the curves
 
@@ -107,6 +107,7 @@ def curves(options: argparse.Namespace) -> int:
     """Print and plot the training curves of rows (`genrec curves`)."""
     from genrec.training import curve_plots
 
+    check_different({"--picture": options.picture, "--csv": options.csv})
     check_picture(options.picture, options.replace)
     check_writable(options.csv, "--csv")
     check_replaceable(options.csv, "--csv", lambda text: text.startswith(",".join(CSV_FIRST)), options.replace)

@@ -137,12 +137,17 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
 
 
 def _check_written(options: argparse.Namespace) -> None:
-    """Raise UsageError if an option of `genrec compare` names a file that cannot be written, or one of others without `--replace`."""
+    """Raise UsageError if an option of `genrec compare` names a file that cannot be written, or one of others without `--replace`.
+
+    So do two options that name the same file.
+    """
     from genrec.evaluation.comparison.comparison_csv import FIRST
     from genrec.evaluation.comparison.comparison_latex import HEAD
     from genrec.evaluation.comparison.comparison_protocol import TITLE
-    from genrec.written_files import check_picture, check_replaceable, check_writable
+    from genrec.written_files import check_different, check_picture, check_replaceable, check_writable
 
+    written = ("markdown", "latex", "csv", "picture", "html")
+    check_different({f"--{option}": getattr(options, option) for option in written})
     for option in ("markdown", "latex", "csv", "html"):
         check_writable(getattr(options, option), f"--{option}")
     check_picture(options.picture, options.replace)

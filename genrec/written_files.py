@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from genrec.errors import GenrecError, ResourceError, UsageError
@@ -55,6 +55,20 @@ def check_writable(path: Path | None, option: str) -> None:
             path.unlink()
     except OSError as error:
         raise not_writable(path, option, error) from error
+
+
+def check_different(files: Mapping[str, Path | None]) -> None:
+    """Raise UsageError if two options name the same file, which the second would overwrite; call it before anything is computed.
+
+    `files` holds the path of each option, None if it is not used. A pipe or a device may be named by several options.
+    """
+    options: dict[Path, str] = {}
+    for option, path in files.items():
+        if path is None or (path.exists() and not path.is_file()):
+            continue
+        first = options.setdefault(path.resolve(), option)
+        if first != option:
+            raise UsageError(f"{first} and {option} both name {path}; name two files")
 
 
 def not_writable(path: Path, option: str, error: OSError) -> GenrecError:

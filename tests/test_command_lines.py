@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 import genrec
-from genrec import loading, override_messages, plugin_source, studies
+from genrec import experiment_commands, loading, override_messages, plugin_source, studies
 from genrec.command_lines import command_line
 from genrec.errors import UsageError
+from genrec.failed_runs import resuming
 from genrec.kept_rows import KeptRows
 from genrec.serving import stored_rows
 from genrec.serving.export_files import read_settings
@@ -32,6 +33,27 @@ class Mine:
 def test_words_that_need_quotes_get_them() -> None:
     assert command_line("run", "a.py:rows", "--seeds", 5) == "genrec run a.py:rows --seeds 5"
     assert shlex.split(command_line("run", Path("it's here/a b.py"))) == ["genrec", "run", "it's here/a b.py"]
+
+
+@pytest.mark.parametrize(
+    ("given", "resumed", "seeded"),
+    [
+        ("--seed 1", "--seed 1", ""),
+        ("--seeds=0,1 --refresh sft", "--seeds=0,1", ""),
+        ("--replace --rows a,b", "--replace --rows a,b", "--rows a,b"),
+        ("--refr=sft --repl --seeds 2", "--repl --seeds 2", ""),
+        ("--on local:2 --sft.optimization.max-steps 5 --seed 0", "--on local:2 --sft.optimization.max-steps 5 --seed 0",
+         "--on local:2 --sft.optimization.max-steps 5"),
+        ("--trainer.devices 2 --offline --track wandb", "--trainer.devices 2 --offline --track wandb",
+         "--trainer.devices 2 --offline --track wandb"),
+    ],
+)  # fmt: skip
+def test_the_commands_after_a_run_leave_out_the_same_options(given: str, resumed: str, seeded: str) -> None:
+    """A command that resumes keeps the seeds and --replace; one with more seeds begins no row again and names its own seeds."""
+    words = ["run", "a b.py:rows", *given.split()]
+    assert resuming(["/bin/genrec", *words]) == f"genrec run 'a b.py:rows' {resumed}"
+    assert experiment_commands._with_seeds(words) == f"genrec run 'a b.py:rows' {seeded}{' ' if seeded else ''}--seeds 5"
+    assert resuming(["/bin/genrec", *words], keep_refresh=True) == command_line(*words)
 
 
 def command_in(message: str) -> list[str]:

@@ -50,10 +50,13 @@ from genrec.tokenizer import RQKMeans
 from genrec.types import (
     Draw,
     ItemLoss,
+    LogProbs,
+    LossNeeds,
     NegativeSampler,
     ObjectiveContext,
     Policy,
     PreferenceLoss,
+    PreferenceTerms,
     SamplerContext,
     SequenceBatch,
     TrainingStep,
@@ -243,6 +246,38 @@ def test_losses_and_rewards_are_checked_when_the_alignment_is_made() -> None:
         stage(loss=Anchored(WithReward()))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"Preference\.loss must be a loss, .* with needs = LossNeeds\(\), got WithReward"):
         stage(loss=WithReward())
+
+
+@dataclass(frozen=True)
+class OptionalRewards:
+    """A loss of your own that reads rewards where there are some, as RosePO does."""
+
+    needs = LossNeeds()
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        raise NotImplementedError
+
+
+def test_a_reward_that_nothing_reads_is_refused_by_name() -> None:
+    message = (
+        r"shop: Preference\.reward is Popular\(.*nothing reads it: .*SoftmaxDPO\(.*reads none; set reward to None \(--align\.reward "
+        r"None\), chosen to 'best' \(--align\.chosen best\),.* such as RosePO or RecPO"
+    )
+    for loss in (SoftmaxDPO(), Anchored(SoftmaxDPO())):
+        with pytest.raises(UsageError, match=message):
+            Experiment(name="shop", source=Shop(), align=stage(loss=loss, reward=Popular()))
+    parts = (Preference(reward=Popular()), Preference())
+    with pytest.raises(UsageError, match=r"shop: Preference\.reward is Popular"):
+        Experiment(name="shop", source=Shop(), align=Align(Rounds(objectives=parts, steps=(1, 1))))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"loss": Anchored(RosePO())}, {"loss": RecPO()}, {"loss": Anchored(OptionalRewards())}, {"chosen": "best"}],
+    ids=["optional", "needed", "own", "best"],
+)
+def test_a_reward_that_the_loss_or_the_choice_reads_is_accepted(settings: dict[str, object]) -> None:
+    Experiment(name="shop", source=Shop(), align=stage(reward=Popular(), **settings))
 
 
 @pytest.mark.parametrize(
@@ -525,7 +560,10 @@ def test_losses_with_negatives_refuse_a_catalog_of_one_item_after_the_data_stage
 def test_as_many_negatives_as_items_are_refused_after_the_data_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of 40 items has 39 at most: the positive is no negative."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
-    message = r"^Sampled\.num_negatives must be below the number of items, 40, got 40: .*; lower it, .*--align\.num-negatives$"
+    message = (
+        r"^Sampled\.num_negatives must be below the number of items, 40, got 40: .*; lower it to at most 39, .* by "
+        r"--align\.num-negatives, or --sft\.num-negatives in SFT$"
+    )
     with pytest.raises(UsageError, match=message):
         run(replace(cyclic(), align=stage(num_negatives=40)))
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["data"]

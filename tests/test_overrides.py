@@ -356,9 +356,9 @@ def test_a_component_is_replaced_by_the_defaults_of_a_class() -> None:
     assert one(BASE, "--tokenize.quantizer", "RQVAE").tokenize == replace(BASE.tokenize, quantizer=RQVAE())
     assert one(BASE, "--policy", "Popularity").policy == Popularity()
     assert one(BASE, "--policy", "SASRec", "--tokenize", "None") == replace(BASE, policy=SASRec(), tokenize=None)
-    judged = replace(ALIGNED, align=dpo(reward=Popular()))
-    assert one(ALIGNED, "--align.reward", "Popular") == judged
-    assert one(judged, "--align.reward", "None") == ALIGNED
+    judged = replace(ALIGNED, align=dpo(reward=Popular(), chosen="best"))
+    assert one(ALIGNED, "--align.reward", "Popular", "--align.chosen", "best") == judged
+    assert one(judged, "--align.reward", "None", "--align.chosen", "first") == ALIGNED
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -10,7 +10,7 @@ from worlds import cyclic
 from genrec import inspect_commands, run_experiments
 from genrec.__main__ import main
 from genrec.baselines import Popularity
-from genrec.written_files import PICTURE_METADATA, PICTURES, READ, is_own_picture
+from genrec.written_files import PICTURE_METADATA, PICTURES, READ, check_different, is_own_picture
 
 OWN = "user,item,time\na,b,1\n"
 WORLD = f"{Path(__file__).parent / 'worlds.py'}:cyclic"
@@ -58,6 +58,30 @@ def test_only_files_of_genrec_are_replaced(
         assert f"written to {path}" in capsys.readouterr().err
     path.write_text("")  # nothing is lost
     assert main([*command, option, str(path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "first", "second"),
+    [
+        ("compare", "--markdown", "--csv"),
+        ("compare", "--latex", "--html"),
+        ("compare", "--csv", "--picture"),
+        ("curves", "--picture", "--csv"),
+        ("recommend --all-users", "--out", "--semantic-ids"),
+    ],
+)
+def test_two_options_with_one_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, first: str, second: str
+) -> None:
+    """Also by different paths, and before any row is read."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*command.split(), "row", first, "table.csv", second, str(tmp_path / "table.csv")]) == 2
+    assert f"{first} and {second} both name {tmp_path / 'table.csv'}; name two files" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_may_be_named_twice() -> None:
+    check_different({"--markdown": Path("/dev/null"), "--csv": Path("/dev/null"), "--latex": None, "--html": None})
 
 
 @pytest.mark.parametrize("command", [["curves", "cyclic"], ["data", WORLD], ["tokenize", WORLD]], ids=lambda words: words[0])

@@ -163,8 +163,9 @@ def metrics_of(
 
     The names are recall@n, ndcg@n, mrr@n, coverage@n, gini@n, entropy@n, div_ratio@n and or_ratio@n for every cut-off n, users, and
     invalid (invalid slots in lists of the last cut-off; in a catalog of fewer items, without the slots that no list of its items can
-    fill). `popularity` int64 [N + 1], the number of training interactions of each item, adds popularity@n, and `cold_metrics` if a
-    target has no training interaction.
+    fill). Items that `filter_seen` leaves out are not known here: in a catalog with fewer other items than the last cut-off, the slots
+    that they leave empty are in this number, for every recommender. `popularity` int64 [N + 1], the number of training interactions
+    of each item, adds popularity@n, and `cold_metrics` if a target has no training interaction.
 
     If Semantic IDs are shared, recall, ndcg and mrr are expectations over the order of the items that share one, and sid_recall@n
     and sid_ndcg@n are metrics of the rank of the Semantic ID.

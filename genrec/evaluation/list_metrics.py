@@ -21,7 +21,7 @@ from genrec.evaluation.scored_lists import recommend_batch
 from genrec.evaluation.user_metrics import shown_cutoff
 from genrec.item_rows import contains, repeated
 from genrec.plugin_source import name_with_place
-from genrec.types import Baseline, Evaluated, ItemEncoder, Ranking, SequenceBatch
+from genrec.types import Baseline, Evaluated, ItemEncoder, PartsBaseline, Ranking, SequenceBatch
 
 CELLS = 2**23  # numbers of item vectors that are held at once: 64 MB
 
@@ -70,9 +70,9 @@ class IntraListDistance:
 class ListOverlap:
     """`overlap@n`: the share of the first n items of a user's list that are also in the first n items of a baseline's list.
 
-    The baseline is fitted on the training interactions and ranks the same histories; with `filter_seen` its lists leave out the same
-    items. Near 1 the recommender has learned little that the baseline, such as ItemKNN, does not know. See `list_overlap` for short
-    lists. A user with two empty lists is not counted.
+    The baseline is fitted on the training interactions alone and ranks the same histories; with `filter_seen` its lists leave out
+    the same items. Near 1 the recommender has learned little that the baseline, such as ItemKNN, does not know. See `list_overlap`
+    for short lists. A user with two empty lists is not counted.
     """
 
     baseline: Baseline  # such as ItemKNN()
@@ -81,6 +81,11 @@ class ListOverlap:
     def __post_init__(self) -> None:
         if isinstance(self.baseline, type) or not isinstance(self.baseline, Baseline):
             raise UsageError(f"ListOverlap.baseline must be a genrec.types.Baseline, such as ItemKNN(), got {given(self.baseline)}")
+        if isinstance(self.baseline, PartsBaseline) and self.baseline.parts() != ("train",):
+            raise UsageError(
+                f"ListOverlap fits its baseline on training events alone, but {self.baseline!r} is fitted on others too; take one "
+                "that reads training alone, such as Popularity()"
+            )
         if re.fullmatch("[A-Za-z][A-Za-z0-9_]*", self.name) is None:
             raise UsageError(f"ListOverlap.name must be letters, digits and '_', and begin with a letter, got {self.name!r}")
 

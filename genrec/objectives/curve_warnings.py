@@ -11,10 +11,10 @@ MAX_FALL = 1.0  # nats per Semantic ID: at 1 nat the positive has lost 1 - 1/e =
 CONSECUTIVE_ROWS = 2  # rows (40 steps) that must show the fall, because each row averages over different examples
 
 ADVICE = (
-    "What to try: add an anchor on the positive, align.loss=Anchored(loss, alpha); use a smaller learning rate, "
-    "align.optimization.learning_rate; use a larger beta, which keeps the policy closer to the reference; train for fewer steps, "
-    "align.optimization.max_steps; use easier or different negatives. The control align.objective=Supervised() shows the effect of "
-    "the same steps without negatives."
+    "What to try: add an anchor on the positive, --align.likelihood 1, or Anchored(loss, alpha) in the file; use a smaller learning "
+    "rate, --align.optimization.learning-rate; use a larger beta, which keeps the policy closer to the reference; train for fewer "
+    "steps, --align.optimization.max-steps; use easier or different negatives. The control --align.objective Supervised shows the "
+    "effect of the same steps without negatives."
 )
 
 

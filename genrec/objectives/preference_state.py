@@ -158,7 +158,7 @@ def _warn_if_few_negatives(summary: Summary, sampler: str | None) -> None:
     if without > MAX_EMPTY_SHARE * examples:
         say(
             f"alignment: {without} of {examples} examples got no negative; their preference loss is 0, and only an anchor (Anchored) "
-            "or Preference.likelihood trains on them; give the proposer more candidates or exclude fewer"
+            "or a likelihood (--align.likelihood) trains on them; give the proposer more candidates or exclude fewer"
         )
     elif sampler is not None and missing > MAX_SHARE:
         say(

@@ -22,10 +22,10 @@ from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.training_length import with_length
 from genrec.objectives.validation_pairs import PairMetrics
-from genrec.plugin_source import components
+from genrec.plugin_source import components, is_plugin_class, short
 from genrec.policy_modules import as_module
 from genrec.preference.candidates import Pairs, Rollouts, Sampled
-from genrec.preference.losses import IPO, Anchored, ContinuedSFT, LevelWeighted, Smoothed, SoftmaxDPO
+from genrec.preference.losses import IPO, Anchored, ContinuedSFT, LevelWeighted, RosePO, Smoothed, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
 from genrec.preference.rating_requirements import check_labels
@@ -99,14 +99,22 @@ class Preference:
             )
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if the experiment has no causal policy for `targets` "all", no labels for `feedback` "liked", or if the
-        objective stands in SFT. Raise InputError if the loss is DPO and a row of a pair file has more than one rejected item.
+        """Raise UsageError if the experiment has no causal policy for `targets` "all", no labels for `feedback` "liked", if nothing
+        reads the reward, or if the objective stands in SFT. Raise InputError if the loss is DPO and a row of a pair file has more
+        than one rejected item.
         """
         check_trains(self)
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
         if self in components(experiment.sft):
             raise UsageError(f"{experiment.name}: Preference needs a reference, which SFT has not; set align=Align(Preference(...))")
+        if self.reward is not None and not self._reads_rewards():
+            raise UsageError(
+                f"{experiment.name}: Preference.reward is {short(self.reward)}, but nothing reads it: with chosen='first' only the "
+                f"loss reads rewards, and {short(self.loss)} reads none; set reward to None (--align.reward None), chosen to 'best' "
+                "(--align.chosen best), which prefers the candidate with the highest reward, or take a loss that reads rewards, such "
+                "as RosePO or RecPO"
+            )
         if isinstance(self.candidates, Pairs) and takes_one_negative(self.loss):
             self.candidates.check_one_rejected()
 
@@ -137,6 +145,12 @@ class Preference:
             save=step.save,
             fault=step.rewards.fault,
         )
+
+    def _reads_rewards(self) -> bool:
+        """Return whether the loss or `chosen` reads the rewards. Your own loss may read rewards without a need, as RosePO does."""
+        losses = [each for each in (self.loss, *components(self.loss)) if isinstance(each, PreferenceLoss)]
+        optional = any(isinstance(each, RosePO) or is_plugin_class(type(each)) for each in losses)
+        return self.chosen == "best" or self.loss.needs.rewards or optional
 
     def _is_static(self, proposals: Proposals) -> bool:
         """Return whether the reference scores the same items for an example in every step."""

@@ -56,7 +56,8 @@ class PrefixContrast:
     and add up to 1: prefixes that lose get more weight. NLL is the mean of -log p(code) over rows and levels, from the same pass. If
     the proposer weights its rows (`Candidates.weight`), both means over the rows are weighted.
 
-    The defaults are those of the authors' code: 100 uniform negatives, weight 0.1, eta 0.
+    The defaults are those of the authors' code: 100 uniform negatives, weight 0.1, eta 0. A catalog of 100 items or fewer is refused
+    with them, since a row has distinct negatives; give fewer: `Sampled(Uniform(), 9)` for 10 items.
     """
 
     candidates: Proposer = field(default_factory=lambda: Sampled(Uniform(), 100))  # who proposes the negatives

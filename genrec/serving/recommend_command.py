@@ -22,7 +22,7 @@ from genrec.serving.item_recommender import History
 from genrec.serving.row_loading import load
 from genrec.serving.table_files import check_format, has_columns, safe_for_spreadsheets, write_table
 from genrec.serving.trained_rows import TrainedRow
-from genrec.written_files import check_replaceable, check_writable
+from genrec.written_files import check_different, check_replaceable, check_writable
 
 SHOWN_HISTORY = 10  # most recent items of a history that are printed
 MIN_TITLE = 20  # characters of a title where the terminal is narrow
@@ -98,8 +98,7 @@ def _check(options: argparse.Namespace) -> None:
             check_writable(path, option)
     check_replaceable(options.out, "--out", lambda _: has_columns(options.out, SCHEMA.names), options.replace)
     check_replaceable(options.semantic_ids, "--semantic-ids", lambda _: has_columns(options.semantic_ids, ID_COLUMNS), options.replace)
-    if options.out is not None and options.semantic_ids is not None and options.out.absolute() == options.semantic_ids.absolute():
-        raise UsageError(f"--out and --semantic-ids both name {options.out}; name two files")
+    check_different({"--out": options.out, "--semantic-ids": options.semantic_ids})
 
 
 def _recommend_one(row: TrainedRow, options: argparse.Namespace) -> None:

@@ -72,7 +72,7 @@ def context_or_small(context: SamplerContext | None, check: str) -> Iterator[Sam
         raise ContractError(
             f"{error}; the check runs on a small data set of its own: context.items has the columns {', '.join(found.items.columns)}, "
             f"and context.interactions {', '.join(found.interactions.columns)}; to check on your own data, write "
-            f"{check}(..., experiment_context(EXPERIMENT)) in Python: see docs/plugins.md"
+            f"{check}(..., experiment_context(EXPERIMENT)) in Python: see docs/plugins.md in the repository of genrec"
         ) from error.__cause__
 
 

@@ -72,9 +72,9 @@ class OverOptimization:
         return (
             f"over-optimization: from step {step} to step {int(row['step'])} {SIGNALS[name]} rose from {self.start[name]:.3f} to "
             f"{row[name]:.3f}, but {self.selected} on validation users fell from {before:.4f} to {metric:.4f}. The policy learns what "
-            "the objective measures, at the cost of the lists. What to try: fewer steps (align.keep='best' keeps the best); a smaller "
-            "learning rate; a larger beta, or kl of a policy gradient; more likelihood beside it, Preference.likelihood or "
-            "Anchored(loss, alpha); another reward"
+            "the objective measures, at the cost of the lists. What to try: fewer steps (--align.keep best keeps the best); a smaller "
+            "learning rate; a larger beta, or kl of a policy gradient; more likelihood beside it, --align.likelihood, or "
+            "Anchored(loss, alpha) in the file; another reward"
         )
 
 
@@ -148,7 +148,7 @@ class FarFromSft:
             return "The likelihood alone is bound to no reference. What to try: a smaller learning rate or fewer steps"
         return (
             "A reference that is refreshed, or the policy of the stage before, does not bound it. What to try: a larger beta or kl; "
-            "reference='sft'; refresh the reference less often; fewer steps"
+            "--align.reference sft; refresh the reference less often; fewer steps"
         )
 
 

@@ -211,10 +211,10 @@ def train(
     clear_counts(objective.state)
     process_group.from_first(None)  # no process writes a checkpoint before all have read the old one
     patience = recipe.validation.patience
-    say(f"{description}: {plan}, {progress.precision}")
+    say(f"{description}: {plan.in_words(examples)}, {progress.precision}")
     if process_group.strategy() == "zero1":
         say(f"{description}: each of the {process_group.size()} processes keeps its share of the optimizer's state (zero1)")
-    for warning in plan.warnings(path):
+    for warning in plan.warnings(path, recipe):
         say(f"{description}: warning: {warning}")
     with ProgressBar(description, plan.max_steps) as bar:
         bar.begin(progress.step)
@@ -296,5 +296,5 @@ def _warn_if_worse(description: str, progress: TrainingProgress, selection: Sele
         best = f"step {progress.best_step} ({progress.best_score:.4f})" if progress.best_step else "the policy from before training"
         say(
             f"{description} lowered {selection.title} on validation from {before:.4f} at step 0 to {after:.4f} at step {last}; the "
-            f"last step is kept because of keep='last'; keep='best' would keep {best}"
+            f"last step is kept because of keep='last'; --align.keep best would keep {best}"
         )

@@ -16,12 +16,19 @@ anything: AdamW moves a weight by at most the learning rate in a step, whatever 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from genrec.data.examples import epoch_steps
+from genrec.data.examples import Windows, epoch_steps
+from genrec.errors import counted
+from genrec.objectives import ProximalPolicy
+from genrec.objectives.numbered_examples import without_numbers
 from genrec.objectives.training_length import MOST_STEPS, default_steps
+from genrec.plugin_source import named_objects
+from genrec.preference.candidates import InvalidIds, Rollouts, TopItems
 from genrec.preference.schedules import check_length
 from genrec.training.recipes import SFT, Align
+from genrec.types import Refresh, RefreshingSampler, TrainingExamples
 
 WARMUP_SHARE, MOST_WARMUP = 0.05, 1_000
 LEARNING_RATE, MOST_LEARNING_RATE = 3e-4, 2e-3  # at `MOST_STEPS`, and the limit for few steps
@@ -50,15 +57,17 @@ class Schedule(NamedTuple):
         known = {name: value for name, value in self._asdict().items() if value is not None}
         return {**known, "epochs": round(self.epochs, 3)}
 
-    def __str__(self) -> str:
-        examples = f"{self.batch_size:,} examples{'' if self.parts is None else f' in {self.parts} parts'}"
+    def in_words(self, counted_examples: TrainingExamples) -> str:
+        """Return the numbers in words, for the examples of the training, which may be windows."""
+        unit = "windows" if isinstance(without_numbers(counted_examples), Windows) else "examples"
+        examples = f"{self.batch_size:,} {unit}{'' if self.parts is None else f' in {self.parts} parts'}"
         return (
-            f"{self.max_steps:,} steps of {examples} ({self.epochs:.3g} epochs of {self.examples:,} examples), "
+            f"{self.max_steps:,} steps of {examples} ({self.epochs:.3g} epochs of {self.examples:,} {unit}), "
             f"warm-up {self.warmup_steps:,} steps, learning rate {self.learning_rate:.3g}, validation every {self.every:,} steps"
         )
 
-    def warnings(self, path: str) -> list[str]:
-        """Return what is unusual about the numbers; `path` is that of the recipe on the command line, such as align."""
+    def warnings(self, path: str, recipe: SFT | Align) -> list[str]:
+        """Return what is unusual about the numbers; `path` is that of the `recipe` on the command line, such as align."""
         found = []
         if self.warmup_steps >= self.max_steps:
             found.append(
@@ -70,7 +79,30 @@ class Schedule(NamedTuple):
                 f"{path}.validation.every is {self.every:,}, more than the {self.max_steps:,} steps, so the policy is validated at "
                 f"step 0 and at the end alone; lower it, or set it to None for {VALIDATIONS} validations"
             )
-        return found
+        return [*found, *self._refresh_warnings(path, recipe)]
+
+    def _refresh_warnings(self, path: str, recipe: SFT | Align) -> Iterator[str]:
+        """Yield a warning for each frozen copy of the policy that is due for no refresh after step 0."""
+        epoch = epoch_steps(self.examples, self.batch_size)
+        for place, component in named_objects(recipe):
+            refresh = _refresh_of(component)
+            steps = refresh.every * (epoch if refresh.unit == "epochs" else 1)
+            if steps >= self.max_steps:
+                in_steps = f" ({steps:,} steps)" if refresh.unit == "epochs" else ""
+                yield (
+                    f"{path}.{place} ({type(component).__name__}) refreshes its copy of the policy every {refresh.every:,} "
+                    f"{refresh.unit}{in_steps}, but the training has {counted(self.max_steps, 'step')}, so the copy stays the policy "
+                    "of step 0; refresh it more often, or train longer"
+                )
+
+
+def _refresh_of(component: object) -> Refresh:
+    """Return how often a component of an objective refreshes a frozen copy of the policy; every 0 steps: never."""
+    if isinstance(component, type):
+        return Refresh()
+    if isinstance(component, InvalidIds | ProximalPolicy | Rollouts | TopItems):
+        return Refresh(component.refresh if component.refresh > 1 else 0)  # 1: the policy in training itself
+    return (component.policy_refresh() if isinstance(component, RefreshingSampler) else None) or Refresh()
 
 
 def schedule(recipe: SFT | Align, examples: int) -> Schedule:

@@ -411,7 +411,7 @@ def test_columns_have_the_number_of_users() -> None:
     tables = tables_of(text)
     assert tables["Recall@5 by group"][0] == ["Row", "history 5-9 (46)", "history 10-19 (3-4)"]
     assert {"head_recall@5 (40)", "novelty@5"} <= set(tables["Beyond accuracy"][0])
-    assert text.count("Definitions: docs/evaluation.md, Other metrics.") == 2
+    assert text.count("Definitions: docs/evaluation.md in the repository of genrec, Other metrics.") == 2
 
 
 def test_targets_that_filter_seen_excludes_are_counted() -> None:

@@ -12,7 +12,7 @@ from genrec import run_files
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.comparison import comparison_report
 from genrec.evaluation.comparison.comparison_controls import NO_CONTROL
-from genrec.evaluation.comparison.comparison_summary import summary
+from genrec.evaluation.comparison.comparison_summary import _wide_interval, summary
 from genrec.evaluation.comparison.table_cells import p_cell
 from genrec.results import comparison_of
 from genrec.row_commands import print_comparison
@@ -58,9 +58,19 @@ def test_a_difference_within_chance_is_not_called_a_gain() -> None:
     first, *others = summary(comparison).reading
     assert first == (
         "Of 2 rows other has the highest NDCG@10 (0.2533); it is not distinguishable from the reference sft over users and seeds "
-        f"{figures(comparison, 'other')}."
+        f"{figures(comparison, 'other')}. Differences of up to 307 % of the reference fit the interval, so this says little; more "
+        "seeds or test users narrow it."
     )
     assert others == []
+
+
+def test_an_interval_is_called_wide_from_half_of_the_reference_on() -> None:
+    """The reference has 0.4; of intervals to 0.199 and -0.201 the second reaches a half. A finding gets no such sentence."""
+    comparison = compare([*seeded("sft", [40, 40, 40], SFT), *seeded("other", [38, 40, 43], SFT)], resamples=10)
+    test = next(row.test for row in comparison.rows if row.test is not None)
+    assert "says little" not in _wide_interval(test._replace(interval=(-0.1, 0.199), p_holm=0.3), comparison)
+    assert "up to 50 % of the reference" in _wide_interval(test._replace(interval=(-0.201, 0.1), p_holm=0.3), comparison)
+    assert _wide_interval(test._replace(interval=(-0.201, 0.1), p_holm=0.01), comparison) == ""
 
 
 def test_a_difference_beyond_chance_is_one_over_users_and_seeds() -> None:

@@ -132,5 +132,7 @@ def test_metrics_refuse_other_components() -> None:
         ListOverlap(ItemKNN)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"ListOverlap\.name must be letters, digits and '_'.*got 'over lap'"):
         ListOverlap(ItemKNN(), name="over lap")
+    with pytest.raises(UsageError, match=r"training events alone, but Popularity\(count_validation=True\) is fitted on others too; "):
+        ListOverlap(Popularity(count_validation=True))
     with pytest.raises(UsageError, match=r"IntraListDistance needs a cut-off of 2 or more, got evaluate\.cutoffs \(1,\)"):
         Experiment(name="x", source=Shop(), evaluate=Evaluate(cutoffs=(1,), metrics=(IntraListDistance(TfidfSvd()),)))

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,13 +14,18 @@ from torch import Tensor
 from worlds import cyclic
 
 from genrec import pipeline
+from genrec.data.splits import LeaveOneOut
 from genrec.errors import UsageError
-from genrec.experiment import Align, Experiment, Optimization, Validation
+from genrec.evaluation.evaluate import Evaluate
+from genrec.experiment import Align, Experiment, Optimization, Tokenize, Validation
 from genrec.model import RPG, Tiger
 from genrec.objectives import PrefixContrast, Supervised
 from genrec.objectives.prefix_contrast import prefix_counts, prefix_losses, prefix_weights
+from genrec.overrides import override
 from genrec.preference.candidates import InvalidIds, Rollouts, Sampled, TopItems
 from genrec.preference.negatives import Uniform
+from genrec.testing import Cyclic
+from genrec.tokenizer import RQKMeans
 
 TARGET = torch.tensor([[-0.5, -0.9, -0.4, -0.1]])
 NEGATIVES = torch.tensor([[[-0.5, -1.6, -0.2, -0.3], [-2.0, -0.3, -0.6, -0.2]]])  # the first one shares code 1
@@ -126,6 +132,26 @@ def test_prefixes_win_in_sft(targets: Any) -> None:
     assert logged["prefix_loss"].iloc[-1] < 0.7 * logged["prefix_loss"].iloc[0]
     assert logged["prefix_loss_1"].notna().all()
     assert found["validation_ndcg@10"].dropna().iloc[-1] > 0.2
+
+
+def ten_items(objective: PrefixContrast) -> Experiment:
+    """Return SFT on 10 items, of which the history holds 5 at most; 2 codes of 4 and a third one tell them apart."""
+    source, ids = Cyclic(num_items=10, num_users=40, length=8), Tokenize(quantizer=RQKMeans(num_levels=2, codebook_size=4))
+    short = in_sft(3, objective)
+    return replace(short, name="ten", source=source, split=LeaveOneOut(core=0), tokenize=ids, evaluate=Evaluate(cutoffs=(1, 5)))
+
+
+def test_a_catalog_of_10_items_needs_fewer_negatives_than_the_default() -> None:
+    """The default of 100 is refused after the data stage, with the flag of SFT, which sets it."""
+    built: list[str] = []
+    with pytest.raises(UsageError, match=r"number of items, 10, got 100: .* at most 9, .* --sft\.num-negatives in SFT$"):
+        pipeline.run(ten_items(PrefixContrast()), on_artifact=lambda artifact: built.append(artifact.stage))
+    assert built == [], "no artifact is handed on, not even that of the data"
+    (lowered,) = override([ten_items(PrefixContrast())], ["--sft.num-negatives", "9"])
+    assert lowered == ten_items(PrefixContrast(candidates=Sampled(Uniform(), 9)))
+    logged = curves(lowered, "sft").filter(like="prefix_loss").dropna()
+    assert len(logged) > 0
+    assert np.isfinite(logged).all(axis=None)
 
 
 @pytest.mark.parametrize("candidates", [TopItems(size=8), Rollouts(size=8)])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from genrec.errors import InputError, UsageError
 from genrec.preference.losses import RecPO, RosePO
-from genrec.preference.rewards import LogProbability, Popular, RatingRecency, Similarity
+from genrec.preference.rewards import LogProbability, Popular, RatingRecency, Similarity, StepDiscountedRating
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import sampler_context
 from genrec.types import LogProbs, Policy, Reward, SamplerContext, SequenceBatch
@@ -86,6 +86,15 @@ def test_the_last_of_two_events_counts() -> None:
     rows = [(1, 1, 0, 5.0), (1, 2, 9 * DAY, 1.0), (1, 2, 3 * DAY, 4.0)]
     found = RatingRecency(decay=1.0).rate(context(rows)).rate(batch((1, [1], 2)), torch.tensor([[2]]))
     assert float(found) == pytest.approx(1.0 / 10)
+
+
+def test_the_last_event_counts_also_for_an_earlier_row() -> None:
+    """Item 1 on days 0 and 9, item 2 on days 1 and 4. The row of days 0 and 1 gets 3 / (1 + 5), not 5 / (1 + 1)."""
+    rows = [(1, 1, 0, 2.0), (1, 2, DAY, 5.0), (1, 2, 4 * DAY, 3.0), (1, 1, 9 * DAY, 1.0)]
+    found = RatingRecency(decay=1.0).rate(context(rows)).rate(batch((1, [1], 2)), torch.tensor([[2]]))
+    assert float(found) == pytest.approx(3.0 / 6)
+    steps = StepDiscountedRating(decay=1.0).rate(context(rows)).rate(batch((1, [1], 2)), torch.tensor([[2]]))
+    assert float(steps) == 5.0, "the first event after the history, at step 0"
 
 
 events = st.lists(

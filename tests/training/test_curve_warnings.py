@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from worlds import cyclic
 
-from genrec.objectives.curve_warnings import FallingPositives
+from genrec.objectives.curve_warnings import ADVICE, FallingPositives
+from genrec.overrides import override
 from genrec.training.curves import Curves, Row
 
 
@@ -26,8 +28,26 @@ def test_the_warning_is_given_once_with_both_falls_and_advice() -> None:
     assert "by step 80 their log-probability fell by 2.50 nats per Semantic ID (-5.00 -> -7.50)" in messages[4]
     assert "that of the negatives fell by 6.00 (-8.00 -> -14.00)" in messages[4]
     assert "The margin between them grew by 3.50 (3.00 -> 6.50) while both fell" in messages[4]
-    for advice in ("Anchored(loss, alpha)", "smaller learning rate", "larger beta", "fewer steps", "align.objective=Supervised()"):
+    for advice in ("Anchored(loss, alpha)", "smaller learning rate", "larger beta", "fewer steps", "--align.objective Supervised"):
         assert advice in messages[4]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--align.likelihood", "1"],
+        ["--align.optimization.learning-rate", "1e-5"],
+        ["--align.optimization.max-steps", "10"],
+        ["--align.objective", "Supervised"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_flags_of_the_advice_exist(flags: list[str]) -> None:
+    """So do those of the warnings about the lists and the distance from SFT."""
+    assert flags[0] in ADVICE
+    base = cyclic(align_steps=20)
+    for given in (flags, ["--align.keep", "best"], ["--align.reference", "sft"]):
+        override([base], given)
 
 
 @pytest.mark.parametrize(

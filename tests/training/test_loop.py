@@ -166,8 +166,11 @@ def test_a_resumed_run_gives_the_same_weights_and_curves(tmp_path: Path, corpus_
 @pytest.mark.parametrize(
     ("values", "messages"),
     [
-        ((0.5, 0.6, 0.4), ["from 0.5000 at step 0 to 0.4000 at step 40", "keep='best' would keep step 20 (0.6000)"]),
-        ((0.5, 0.4, 0.3), ["from 0.5000 at step 0 to 0.3000 at step 40", "keep='best' would keep the policy from before training"]),
+        ((0.5, 0.6, 0.4), ["from 0.5000 at step 0 to 0.4000 at step 40", "--align.keep best would keep step 20 (0.6000)"]),
+        (
+            (0.5, 0.4, 0.3),
+            ["from 0.5000 at step 0 to 0.3000 at step 40", "--align.keep best would keep the policy from before training"],
+        ),
         ((0.5, 0.9, 0.6), []),  # below the best step, but not below step 0
         ((0.5, 0.5, 0.5), []),
     ],

@@ -6,13 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trainings import constant, fine_tune, policy, training_examples
+from trainings import constant, corpus, fine_tune, policy, training_examples
 
 from genrec import loading
+from genrec.data.examples import windows
 from genrec.errors import UsageError
 from genrec.experiment import SFT, Align, Optimization, Validation
+from genrec.objectives import PolicyGradient, Preference, ProximalPolicy
+from genrec.objectives.numbered_examples import NumberedExamples
 from genrec.overrides import override
+from genrec.preference.candidates import InvalidIds, Rollouts, Sampled, TopItems
+from genrec.preference.negatives import BestOf, ModelBeams, Uniform
+from genrec.preference.rewards import LogProbability
 from genrec.training.schedule import Schedule, learning_rate, schedule
+from genrec.types import Objective
 
 
 @pytest.mark.parametrize("examples", [127_745, 128_000, 10_000_000])
@@ -86,17 +93,66 @@ def test_open_numbers_can_be_set_on_the_command_line_and_given_numbers_opened() 
 def test_a_warm_up_of_all_steps_is_remarked() -> None:
     """With 50 steps of warm-up a training of 50 steps never lowers its learning rate; one of 51 steps does."""
     plan = Schedule(max_steps=50, warmup_steps=50, learning_rate=1e-3, every=10, batch_size=8, examples=80)
-    (warning,) = plan.warnings("align")
+    (warning,) = plan.warnings("align", Align())
     assert warning.startswith("the warm-up takes all 50 steps, so the learning rate only rises; lower align.optimization.warmup_steps")
-    assert "warm-up takes" not in str(plan), "a warning is a line of its own"
+    assert "warm-up takes" not in plan.in_words(training_examples()), "a warning is a line of its own"
     assert learning_rate(plan, 49) == plan.learning_rate
-    assert plan._replace(max_steps=51).warnings("align") == []
+    assert plan._replace(max_steps=51).warnings("align", Align()) == []
 
 
 def test_a_validation_that_never_comes_before_the_end_is_remarked() -> None:
     plan = Schedule(max_steps=50, warmup_steps=5, learning_rate=1e-3, every=51, batch_size=8, examples=80)
-    (warning,) = plan.warnings("sft")
+    (warning,) = plan.warnings("sft", SFT())
     assert warning.startswith(
         "sft.validation.every is 51, more than the 50 steps, so the policy is validated at step 0 and at the end"
     )
-    assert plan._replace(every=50).warnings("sft") == []
+    assert plan._replace(every=50).warnings("sft", SFT()) == []
+
+
+PLAN = Schedule(max_steps=100, warmup_steps=5, learning_rate=1e-3, every=10, batch_size=8, examples=80)
+
+
+@pytest.mark.parametrize(
+    ("objective", "place", "kept"),
+    [
+        (PolicyGradient(candidates=Rollouts(refresh=100)), "candidates (Rollouts)", PolicyGradient(candidates=Rollouts(refresh=99))),
+        (Preference(candidates=TopItems(refresh=100)), "candidates (TopItems)", Preference(candidates=TopItems(refresh=0))),
+        (Preference(candidates=InvalidIds(refresh=100)), "candidates (InvalidIds)", Preference(candidates=InvalidIds(refresh=1))),
+        (ProximalPolicy(refresh=100), "(ProximalPolicy)", ProximalPolicy(refresh=99)),
+        (
+            Preference(candidates=Sampled(ModelBeams(refresh_every=100))),
+            "candidates.negatives (ModelBeams)",
+            Preference(candidates=Sampled(ModelBeams(refresh_every=0))),
+        ),
+        (
+            Preference(candidates=Sampled(BestOf(Uniform(), LogProbability(), refresh_every=100))),
+            "candidates.negatives (BestOf)",
+            Preference(candidates=Sampled(BestOf(Uniform(), LogProbability(), refresh_every=99))),
+        ),
+    ],
+    ids=["rollouts", "top", "invalid", "ppo", "beams", "best of"],
+)
+def test_a_copy_of_the_policy_that_is_never_refreshed_is_remarked(objective: Objective, place: str, kept: Objective) -> None:
+    """The steps are 0 to 99: a refresh every 100 steps is due at step 0 alone, one every 99 steps also at step 99."""
+    (warning,) = PLAN.warnings("align", Align(objective))
+    assert warning == (
+        f"align.objective{' ' if place[0] == '(' else '.'}{place} refreshes its copy of the policy every 100 steps, but the training "
+        "has 100 steps, so the copy stays the policy of step 0; refresh it more often, or train longer"
+    )
+    assert PLAN.warnings("align", Align(kept)) == []
+
+
+def test_a_refresh_in_epochs_is_compared_in_steps() -> None:
+    """80 examples are 10 steps of 8, so 10 epochs are 100 steps, and 9 epochs 90."""
+    beams = [Align(Preference(candidates=Sampled(ModelBeams(refresh_every=each, refresh_unit="epochs")))) for each in (9, 10)]
+    assert PLAN.warnings("align", beams[0]) == []
+    (warning,) = PLAN.warnings("align", beams[1])
+    assert "every 10 epochs (100 steps), but the training has 100 steps" in warning
+
+
+def test_windows_are_called_windows() -> None:
+    """80 windows of 8 a step are 10 steps an epoch; they stand in a numbered wrapper where candidates belong to examples."""
+    sequences = windows(corpus(), 8)
+    assert PLAN.in_words(sequences).startswith("100 steps of 8 windows (10 epochs of 80 windows), ")
+    assert PLAN._replace(parts=2).in_words(NumberedExamples(sequences, own=False)).startswith("100 steps of 8 windows in 2 parts (")
+    assert PLAN.in_words(training_examples()).startswith("100 steps of 8 examples (10 epochs of 80 examples), ")

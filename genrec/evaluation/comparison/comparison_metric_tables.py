@@ -16,7 +16,7 @@ FEEDBACK_COUNTS = ("pair_users", "disliked_users")  # numbers of users whom the 
 ELSEWHERE = ("sid_", "cold_", "negatives_", "preferred_items_", "preference_share", "reward_model_", "pairwise_", "disliked@")
 COUNTS = ("users", "invalid", "excluded_targets", "cold_users", "cold_items", *FEEDBACK_COUNTS)  # numbers of users, slots or items
 CUTOFF = 10  # of the metrics beyond accuracy, where it exists; else the last one
-DEFINED = "Definitions: docs/evaluation.md, Other metrics."
+DEFINED = "Definitions: docs/evaluation.md in the repository of genrec, Other metrics."
 
 
 def metric_tables(comparison: Comparison) -> list[Table]:

@@ -29,6 +29,7 @@ from genrec.evaluation.statistics.paired_tests import (
 )
 
 LEVEL = 0.05  # a corrected p below it is a difference beyond chance
+WIDE = 0.5  # share of the reference's value; methods rarely differ by so much, so an interval that reaches it excludes little
 MAX_NAMED = 6  # rows with a preference loss whose names are in the sentence on them; of more their number
 WORDS = {3: "three", 5: "five"}
 
@@ -66,13 +67,27 @@ def _reading(comparison: Comparison) -> list[str]:
         return [f"{about} Train longer, or test more users."]
     about = f"Of {len(comparison.rows)} rows {best.name} has the highest {metric} ({best.value:.4f})"
     if best.test is not None:
-        first = f"{about}; {_verdict('it', best.test, best, comparison)}."
+        compared, first = best.test, f"{about}; {_verdict('it', best.test, best, comparison)}."
     else:
         others = [row for row in comparison.rows if row is not best]
         second = max(others, key=lambda row: row.value)
         assert second.test is not None  # only the reference has no test
+        compared = second.test
         first = f"{about} and is the reference; the next row, {second.name}, {_verdict('', second.test, second, comparison)}."
-    return [" ".join(filter(None, [first, seeds_differ(comparison), _few_seeds(comparison)])), *_on_preferences(comparison)]
+    about_test = [_wide_interval(compared, comparison), seeds_differ(comparison), _few_seeds(comparison)]
+    return [" ".join(filter(None, [first, *about_test])), *_on_preferences(comparison)]
+
+
+def _wide_interval(test: PairedTest, comparison: Comparison) -> str:
+    """Return that a test without a finding says little if its interval reaches `WIDE` of the reference's value; else empty."""
+    reference = next(row.value for row in comparison.rows if row.name == comparison.reference)
+    if test.interval is None or test.p_holm is None or test.p_holm < LEVEL or reference <= 0:
+        return ""
+    reach = max(map(abs, test.interval)) / reference
+    if reach < WIDE:
+        return ""
+    room = f"Differences of up to {100 * reach:.0f} % of the reference fit the interval"
+    return f"{room}, so this says little; more seeds or test users narrow it."
 
 
 def _few_seeds(comparison: Comparison) -> str:

@@ -10,6 +10,7 @@ from genrec.evaluation.comparison.table_cells import UNDEFINED, Table, differenc
 from genrec.evaluation.statistics.paired_tests import DEFAULT_SEEDS, PairedTest, enumerated, seeds_in_words
 
 SEEDS_WIDTH = 17  # characters in a line of the differences by seed in the narrow table
+SIMULATED = "experiments/results/significance.md in the repository of genrec"  # an installed genrec lacks it
 DIAGNOSTIC = "Users only (diagnostic)"
 # up to so many seeds: the largest share of tests with a false finding, where it is above 7 % (experiments/results/significance.md)
 BASELINE_SHARES = ((2, "11 %"), (DEFAULT_SEEDS - 1, "7.4 %"))
@@ -83,7 +84,7 @@ def _variance(comparison: Comparison) -> list[str]:
         if len(rows) > 1:
             sentences.append(
                 "These degrees of freedom are S - 1 a row, as for independent rows; run effects of the reference, which are in all "
-                "differences, leave fewer (experiments/results/significance.md)."
+                f"differences, leave fewer ({SIMULATED})."
             )
     sentences += [f"Not pooled, with its own deviation: {row} ({reason})." for row, reason in comparison.unpooled.items()]
     if any(not row.trained for row in comparison.rows) and any(row.trained for row in comparison.rows):
@@ -103,7 +104,7 @@ def _few_seeds(comparison: Comparison, tested: Sequence[tuple[Row, PairedTest]])
         return []
     return [
         f"Few seeds: true nulls were rejected at the 5 % level in up to {' and '.join(found)} in simulated tables "
-        "(experiments/results/significance.md). Five seeds keep the level better."
+        f"({SIMULATED}). Five seeds keep the level better."
     ]
 
 
@@ -152,7 +153,7 @@ def _diagnostic(comparison: Comparison, tested: Sequence[tuple[Row, PairedTest]]
     note = (
         f"A paired bootstrap over users with {comparison.resamples} resamples, with the seeds fixed. It says something about these "
         "trained models and nothing about methods: at the 5 % level it rejects true nulls of methods in 5 to 44 % of the simulated "
-        "tests in experiments/results/significance.md."
+        f"tests in {SIMULATED}."
     )
     return [Table(DIAGNOSTIC, columns, rows, [note])]
 

@@ -48,7 +48,8 @@ class Sampled:
         if self.num_negatives >= num_items:
             raise UsageError(
                 f"Sampled.num_negatives must be below the number of items, {num_items:,}, got {self.num_negatives:,}: negatives are "
-                "distinct items other than the positive; lower it, on the command line by --align.num-negatives"
+                f"distinct items other than the positive; lower it to at most {num_items - 1:,}, on the command line by "
+                "--align.num-negatives, or --sft.num-negatives in SFT"
             )
 
     def most_candidates(self) -> int:

@@ -51,9 +51,12 @@ class Rated:
 class RatingRecency:
     """The user's rating of an item, discounted by the delay: `phi = rating / (1 + days)^decay`, for `RecPO` (arXiv 2506.02261).
 
-    `days` is the time between the last event of the history and the user's last event of the item. An item that the user did not
-    rate in training has phi = `default`. The paper requires phi to grow with the rating and to fall with the delay; this form, which
-    stays above 0, is ours.
+    `days` is the time between the user's events of the history's last item and of the item. Of an item that the user takes several
+    times in training, its last event counts, with its time and rating: also where the item is the target of an earlier event, or
+    ends the history at an earlier one. Where users repeat items, take `StepDiscountedRating`, which finds the event of the target.
+
+    An item that the user did not rate in training has phi = `default`. The paper requires phi to grow with the rating and to fall
+    with the delay; this form, which stays above 0, is ours.
     """
 
     default: float = 1.0  # phi of an item that the user did not rate, on the scale of the ratings, above 0
