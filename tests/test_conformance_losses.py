@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -445,7 +445,7 @@ class BatchMargin:
 
     correction: int = 0
     smallest: float = 1e-6  # lower bound of the standard deviation
-    needs: LossNeeds = LossNeeds(batch=True)
+    needs: LossNeeds = field(default=LossNeeds(batch=True))
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         ratio = (policy.chosen - reference.chosen).detach()

@@ -8,7 +8,7 @@ from dataclasses import is_dataclass
 import torch
 from torch import Tensor
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, counted
 from genrec.non_finite_source import find_source
 from genrec.progress import say
 from genrec.testing.loss_inputs import ROWS, columns, extreme_inputs, masked, one_row, random_inputs, with_log_probs
@@ -33,8 +33,8 @@ def check_loss(loss: PreferenceLoss) -> None:
 
     - it is a frozen dataclass, `needs` is a `LossNeeds`, and no attribute looks like a misspelt `needs`;
     - it returns float32 `PreferenceTerms` with one loss per example and detached rewards;
-    - loss, rewards and gradients are finite, also for log-ratios of 10,000, where policy and reference are equal, and in a batch of one
-      example;
+    - loss, rewards and gradients are finite, also for log-ratios of 10,000, where policy and reference are equal, and in a batch of
+      one example;
     - the loss of an example has no gradient with respect to another example;
     - where policy and log-ratio prefer the positive, its reward is not below a negative's, and vice versa;
     - a masked negative has no influence, and the order of the negatives does not matter;
@@ -89,7 +89,8 @@ def _call(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> Prefer
     inputs = [part for part in (*policy, *reference) if isinstance(part, Tensor)]
     copies = [tensor.detach().clone() for tensor in inputs]
     action = (
-        f"a call with {len(policy.chosen)} examples, {policy.rejected.shape[1]} negatives each and {' and '.join(optional) or 'no optional input'} "
+        f"a call with {counted(len(policy.chosen), 'example')}, {policy.rejected.shape[1]} negatives each and "
+        f"{' and '.join(optional) or 'no optional input'} "
         "(LogProbs.mismatched and LogProbs.rewards are set only if needs says so)"
     )
     with check_no_global_draws(name, "a loss must be pure: draw nothing"):

@@ -57,7 +57,9 @@ def columns(part: LogProbs, places: list[int]) -> LogProbs:
 
 def one_row(part: LogProbs, row: int) -> LogProbs:
     """Keep a single example."""
-    mismatched, rewards, levels = (None if each is None else each[row : row + 1] for each in (part.mismatched, part.rewards, part.levels))
+    mismatched, rewards, levels = (
+        None if each is None else each[row : row + 1] for each in (part.mismatched, part.rewards, part.levels)
+    )
     return LogProbs(part.chosen[row : row + 1], part.rejected[row : row + 1], part.length, mismatched, rewards, levels)
 
 
