@@ -29,6 +29,8 @@ HINTS = {
     "mean": "masked places are -inf; set them to 0 by masked_fill before, and divide by the number of the others",
     "sum": "masked places are -inf; set them to 0 by masked_fill before",
     "div": "0 / 0 is NaN; use clamp(min=...) for the divisor",
+    "std": "the standard deviation of a single value is NaN; use correction=0, and clamp(min=...) where it divides",
+    "var": "the variance of a single value is NaN; use correction=0, and clamp(min=...) where it divides",
 }
 
 LOGARITHMS = ("log", "log2", "log10", "log1p")
@@ -50,7 +52,7 @@ def find_source(compute: Callable[[], Tensor], inputs: Mapping[str, Tensor]) -> 
                 return watch.in_backward or watch.in_forward
     except Exception:  # the error at hand is reported, not one of its diagnosis
         return None
-    return watch.in_forward
+    return watch.in_forward or watch.in_detached
 
 
 def named_tensors(batch: object, path: str = "") -> dict[str, Tensor]:
@@ -66,7 +68,8 @@ class _Watch(TorchFunctionMode):
     """Remembers the first operation with a result that is not finite, although its inputs hold neither NaN nor +inf.
 
     A logarithm of 0 gives -inf, which an operation after it may only turn into +inf, as the minus of `-log(sigmoid(x))`: the logarithm
-    is then the one to name. In the backward pass it remembers the first operation that turns a finite gradient into another.
+    is then the one to name. In the backward pass it remembers the first operation that turns a finite gradient into another. Of values
+    without a gradient, such as statistics of the batch, it remembers the first NaN that the user's own code computes.
     """
 
     def __init__(self, inputs: Mapping[str, Tensor]) -> None:
@@ -74,11 +77,14 @@ class _Watch(TorchFunctionMode):
         self.inputs = inputs
         self.in_forward: str | None = None
         self.in_backward: str | None = None
+        self.in_detached: str | None = None
         self.logs_of_zero: dict[object, str] = {}  # node of the graph -> sentence
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.is_floating_point() and result.requires_grad:
+        if isinstance(result, Tensor) and result.is_floating_point() and not result.requires_grad:
+            self._see_detached(_operation(func), result, args)
+        elif isinstance(result, Tensor) and result.is_floating_point():
             with torch._C.DisableTorchFunction():
                 given = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
                 if self.in_forward is None and _is_log_of_zero(_operation(func), result, given):
@@ -89,6 +95,16 @@ class _Watch(TorchFunctionMode):
                     place = _own_place(sys._getframe())
                     result.grad_fn.register_hook(partial(self._see_gradient, f"the gradient of {_operation(func)}", place))
         return result
+
+    def _see_detached(self, operation: str, result: Tensor, args: Any) -> None:
+        """Note the first operation without a gradient that gives NaN for inputs without NaN, in a line of the user's own code."""
+        if self.in_detached is not None:
+            return
+        with torch._C.DisableTorchFunction():
+            given = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
+            if bool(result.isnan().any()) and not any(bool(each.isnan().any()) for each in given):
+                place = _own_place(sys._getframe())
+                self.in_detached = None if place is None else _told(operation, place, "")
 
     def _log_behind(self, result: Tensor) -> str | None:
         """Return the sentence of the logarithm of 0 that makes a result infinite; None without one, or if the result has a NaN."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,8 +51,10 @@ LOSSES: list[PreferenceLoss] = [
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=stable_id)
-def test_built_in_losses_keep_the_contract(loss: PreferenceLoss) -> None:
+def test_built_in_losses_keep_the_contract(loss: PreferenceLoss, capfd: pytest.CaptureFixture[str]) -> None:
+    """And print no note."""
     check_loss(loss)
+    assert not capfd.readouterr().err
 
 
 LossFunction = Callable[[LogProbs, LogProbs], PreferenceTerms]
@@ -435,3 +437,39 @@ def test_a_loss_is_a_frozen_dataclass() -> None:
         check_loss(Uniform())  # type: ignore[arg-type]
     with pytest.raises(ContractError, match=r"function does not implement PreferenceLoss.* needs = LossNeeds\(\)"):
         check_loss(naive)
+
+
+@dataclass(frozen=True)
+class BatchMargin:
+    """S-DPO times 1 plus the sigmoid of the z-score, over the batch, of the log-ratio of the positive."""
+
+    correction: int = 0
+    smallest: float = 1e-6  # lower bound of the standard deviation
+    needs: LossNeeds = field(default=LossNeeds(batch=True))
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        ratio = (policy.chosen - reference.chosen).detach()
+        score = (ratio - ratio.mean()) / ratio.std(correction=self.correction).clamp(min=self.smallest)
+        terms = VALID(policy, reference)
+        return terms._replace(loss=terms.loss * (1 + score.sigmoid()))
+
+
+def test_a_loss_is_tried_at_the_start_and_with_one_example(capfd: pytest.CaptureFixture[str]) -> None:
+    """The spread of a batch is 0 where policy and reference are equal, and that of one example is 0 or, unbiased, NaN."""
+    check_loss(BatchMargin())
+    equal = r"log-ratios 0 \(positive\) and 0 \(negative\), where policy and reference are equal, as at the first step"
+    with pytest.raises(ContractError, match=rf"{equal}; div at .*test_conformance_losses\.py:\d+ is the first .*; 0 / 0 is NaN"):
+        check_loss(BatchMargin(smallest=0.0))
+    with (
+        pytest.warns(UserWarning, match="degrees of freedom"),
+        pytest.raises(ContractError, match=r", in a batch of one example; std at .* a single value is NaN; use correction=0"),
+    ):
+        check_loss(BatchMargin(correction=1))
+    assert "batch" not in capfd.readouterr().err
+
+
+def test_a_loss_that_reads_its_batch_is_told_of_the_capability(capfd: pytest.CaptureFixture[str]) -> None:
+    check_loss(BatchMargin(needs=LossNeeds()))
+    told = capfd.readouterr().err
+    assert "BatchMargin: the loss of an example changes with the other examples of its batch" in told
+    assert "needs = LossNeeds(batch=True)" in told

@@ -8,9 +8,10 @@ from dataclasses import is_dataclass
 import torch
 from torch import Tensor
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, counted
 from genrec.non_finite_source import find_source
-from genrec.testing.loss_inputs import ROWS, columns, extreme_inputs, masked, random_inputs, with_log_probs
+from genrec.progress import say
+from genrec.testing.loss_inputs import ROWS, columns, extreme_inputs, masked, one_row, random_inputs, with_log_probs
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_names, check_specification
 from genrec.types import LogProbs, LossNeeds, PreferenceLoss, PreferenceTerms
@@ -32,13 +33,16 @@ def check_loss(loss: PreferenceLoss) -> None:
 
     - it is a frozen dataclass, `needs` is a `LossNeeds`, and no attribute looks like a misspelt `needs`;
     - it returns float32 `PreferenceTerms` with one loss per example and detached rewards;
-    - loss, rewards and gradients are finite, also for log-ratios of 10,000;
+    - loss, rewards and gradients are finite, also for log-ratios of 10,000, where policy and reference are equal, and in a batch of
+      one example;
     - the loss of an example has no gradient with respect to another example;
     - where policy and log-ratio prefer the positive, its reward is not below a negative's, and vice versa;
     - a masked negative has no influence, and the order of the negatives does not matter;
     - with `needs.positive` False, rows without a positive have finite gradients, and their negatives are learned from;
     - at the start, a descent step raises the positive and raises no negative;
     - the inputs, also their masked places, and global random state stay unchanged, and there is no state between calls.
+
+    Printed, because it is no violation: that the loss of an example changes with the other examples, without `needs.batch`.
     """
     _check_needs(loss)
     check_specification(loss, PreferenceLoss, "__call__(policy, reference) and needs = LossNeeds()")
@@ -58,6 +62,7 @@ def check_loss(loss: PreferenceLoss) -> None:
         _check_start(loss, policy)
         _check_sides(loss, policy)
         _check_pure(loss, policy, reference)
+    _check_alone(loss, counts)
 
 
 def _check_needs(loss: object) -> None:
@@ -84,7 +89,8 @@ def _call(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> Prefer
     inputs = [part for part in (*policy, *reference) if isinstance(part, Tensor)]
     copies = [tensor.detach().clone() for tensor in inputs]
     action = (
-        f"a call with {ROWS} examples, {policy.rejected.shape[1]} negatives each and {' and '.join(optional) or 'no optional input'} "
+        f"a call with {counted(len(policy.chosen), 'example')}, {policy.rejected.shape[1]} negatives each and "
+        f"{' and '.join(optional) or 'no optional input'} "
         "(LogProbs.mismatched and LogProbs.rewards are set only if needs says so)"
     )
     with check_no_global_draws(name, "a loss must be pure: draw nothing"):
@@ -140,8 +146,8 @@ def _with_leaves(
     return terms, (chosen, rejected, levels)
 
 
-def _check_terms(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
-    """Check that loss, gradients and rewards are finite, except the rewards of masked items."""
+def _check_terms(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs, where: str = "") -> None:
+    """Check that loss, gradients and rewards are finite, except the rewards of masked items. `where` describes the inputs."""
     name, named = type(loss).__name__, {"policy.chosen": policy.chosen, "policy.rejected": policy.rejected}
     terms, chosen, rejected = _gradients(loss, policy, reference)
     rewards = (
@@ -161,7 +167,8 @@ def _check_terms(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) ->
             remedy = found or (
                 "use logsumexp, logsigmoid or log_softmax, and set masked places to 0 before subtracting (-inf minus -inf is NaN)"
             )
-            raise ContractError(f"{name}: the {part} is not finite at log-ratios {ratio[0]:g} (positive) and {negative}; {remedy}")
+            at = f"log-ratios {ratio[0]:g} (positive) and {negative}{where}"
+            raise ContractError(f"{name}: the {part} is not finite at {at}; {remedy}")
 
 
 def _check_masked(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
@@ -200,6 +207,7 @@ def _check_without_positives(loss: PreferenceLoss, policy: LogProbs, reference: 
 def _check_start(loss: PreferenceLoss, policy: LogProbs) -> None:
     """Check the signs of the gradients where policy and reference are equal and all items are equally likely."""
     level = with_log_probs(policy, policy.chosen, policy.chosen.unsqueeze(1).repeat(1, policy.rejected.shape[1]))
+    _check_terms(loss, level, level, ", where policy and reference are equal, as at the first step")
     _, chosen, rejected = _gradients(loss, level, level)
     if bool((chosen >= 0).any()) or bool((rejected < 0).any()):
         raise ContractError(
@@ -247,6 +255,24 @@ def _check_pure(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> 
     _require_equal(first, again, f"{name}: a second call with the same inputs gives another loss; keep no state")
     ours, theirs = (columns(part, list(reversed(range(policy.rejected.shape[1])))) for part in (policy, reference))
     _require_equal(first, _call(loss, ours, theirs).loss, f"{name}: the order of the negatives must not matter")
+
+
+def _check_alone(loss: PreferenceLoss, counts: tuple[int, ...]) -> None:
+    """Check that a batch of one example has finite terms, and print that the loss of an example changes with its batch."""
+    depends = False
+    for count in counts:
+        policy, reference = random_inputs(loss, count)
+        together = _call(loss, policy, reference).loss
+        for row in range(ROWS):
+            ours, theirs = (one_row(part, row) for part in (policy, reference))
+            if row == 0:
+                _check_terms(loss, ours, theirs, ", in a batch of one example")
+            depends |= not torch.allclose(_call(loss, ours, theirs).loss, together[row : row + 1], rtol=1e-3, atol=1e-4)
+    if depends and not loss.needs.batch:
+        say(
+            f"{type(loss).__name__}: the loss of an example changes with the other examples of its batch; with --trainer.devices a "
+            "process sees its own examples alone; write needs = LossNeeds(batch=True) for those of all processes"
+        )
 
 
 def _require_equal(first: Tensor, second: Tensor, message: str) -> None:

@@ -55,6 +55,14 @@ def columns(part: LogProbs, places: list[int]) -> LogProbs:
     return part._replace(rejected=part.rejected[:, places], rewards=rewards, levels=levels)
 
 
+def one_row(part: LogProbs, row: int) -> LogProbs:
+    """Keep a single example."""
+    mismatched, rewards, levels = (
+        None if each is None else each[row : row + 1] for each in (part.mismatched, part.rewards, part.levels)
+    )
+    return LogProbs(part.chosen[row : row + 1], part.rejected[row : row + 1], part.length, mismatched, rewards, levels)
+
+
 def masked(part: LogProbs, mask: Tensor, missing: Tensor | None = None) -> LogProbs:
     """Mask negatives where `mask`, bool [B, K], is true, and positives where `missing`, bool [B], is; their rewards become -inf."""
     missing = torch.zeros(len(mask), dtype=torch.bool) if missing is None else missing

@@ -15,7 +15,7 @@ from genrec import renamed
 from genrec.errors import GenrecError
 from genrec.plugin_source import own_line
 from genrec.testing.specification_checks import ContractError, random_states
-from genrec.types import SamplerContext
+from genrec.types import ObjectiveContext, SamplerContext
 from genrec.unchanged_values import unchanged
 
 Result = TypeVar("Result")
@@ -72,8 +72,8 @@ def copied(context: SamplerContext) -> SamplerContext | None:
 
 
 @torch.no_grad()
-def change_weights(context: SamplerContext) -> None:
-    """Change the weights of the policy in place, as a refresh during training does."""
+def change_weights(context: SamplerContext | ObjectiveContext) -> None:
+    """Change the weights of the policy in place, as a step or a refresh during training does."""
     assert isinstance(context.policy, nn.Module)
     for number, parameter in enumerate(context.policy.parameters()):
         parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)).to(parameter)

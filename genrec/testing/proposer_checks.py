@@ -21,10 +21,10 @@ from genrec.preference.candidate_contract import (
 )
 from genrec.preference.candidates.invalid_codes import repeated_codes
 from genrec.preference.candidates.row_scores import scores_of
-from genrec.preference.exclusions import representatives
+from genrec.preference.exclusions import Exclusions, representatives
 from genrec.progress import say
 from genrec.testing.objective_worlds import batches_of_kind, objective_world
-from genrec.testing.plugin_watch import call_plugin
+from genrec.testing.plugin_watch import call_plugin, change_weights
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import Candidates, CodeProposer, ObjectiveContext, Proposals, Proposer, SequenceBatch, SizedProposer, WindowBatch
 from genrec.unchanged_values import same
@@ -38,6 +38,10 @@ COUNTED = (
     f"the candidates of step {LATER} differ between a training from step 0 on and one that resumes at step {LATER}; let them "
     "depend on context.seed, the step and the rows alone, not on a counter or on earlier calls, or keep what changes in "
     "Proposals.state"
+)
+WEIGHTS = (
+    "the candidates of on_host change with the weights of the policy in training; on_host runs before its step begins, so a resumed "
+    "training would get other candidates; give the function as in_step, which gets the scores of the present policy"
 )
 HELD_OUT = (
     "the candidates change with the held-out items of context.validation, which are for measuring alone; training would learn the "
@@ -55,6 +59,7 @@ def check_proposer(proposer: Proposer) -> None:
     - candidates are int64 [X, M] with a mask bool [X, M]; items are in the catalog, or 0 where masked; a row has no item twice;
     - `rows` is bool [X], and a row that takes part has a candidate; a row with one is a single label, for `KTO(paired=False)`;
     - equal seeds and steps give equal candidates, also in a training that resumes at the step, unless there is a `state`;
+    - candidates of `on_host` do not depend on weights that change;
     - the batch stays unchanged, and the candidates do not depend on the held-out items of `context.validation`;
     - with `static`, other steps and other batches of the same rows give equal candidates too, items and codes;
     - behavior log-probabilities are float32 [X, M], finite where the mask is true, and at most 0;
@@ -63,7 +68,8 @@ def check_proposer(proposer: Proposer) -> None:
     - weights are float32 [X], finite and above 0;
     - there are at most `most_candidates()` candidates, if the proposer has this method.
 
-    Printed, because it is no violation: in how many rows the first candidate, which `Preference` prefers, is not the target.
+    Printed, because they are no violations: in how many rows the first candidate, which `Preference` prefers, is not the target, and
+    otherwise in how many another candidate is a training item of the user.
     """
     check_specification(proposer, Proposer, "build_proposals(context)")
     name = name_with_place(type(proposer))
@@ -77,8 +83,12 @@ def check_proposer(proposer: Proposer) -> None:
         resumed = Trial(name, proposer, kind, batch).propose(LATER)
         if first.proposals.state is None and not _equal(later, resumed):
             raise ContractError(f"{name}: {COUNTED}")
+        if first.proposals.on_host is not None and first.proposals.state is None:
+            change_weights(first.context)
+            if not _equal(start, first.propose(0)):
+                raise ContractError(f"{name}: {WEIGHTS}")
         if kind == "prefixes":
-            _tell_of_other_targets(first, start)
+            _tell_of_choices(first, start)
 
 
 def _equal(first: Candidates, second: Candidates) -> bool:
@@ -147,15 +157,28 @@ def _unchanged(name: str, action: str, rows: SequenceBatch, argument: str) -> It
             )
 
 
-def _tell_of_other_targets(trial: Trial, candidates: Candidates) -> None:
-    """Print in how many rows the first candidate is not the target. A proposer with examples of its own chooses the targets."""
+def _tell_of_choices(trial: Trial, candidates: Candidates) -> None:
+    """Print in how many rows the first candidate is not the target, or else another one is a training item of the user.
+
+    A proposer with examples of its own chooses the targets.
+    """
     if trial.proposals.examples is not None:
         return
-    found = without_target_first(candidates, rows_of(trial.batch), representatives(trial.context.data()))
+    rows, data = rows_of(trial.batch), trial.context.data()
+    found = without_target_first(candidates, rows, representatives(data))
     if found is not None:
         say(
             f"{trial.name}: {found}; Preference prefers the first candidate, whatever the user took; PolicyGradient takes them in any "
             "order"
+        )
+        return
+    taken = (Exclusions(data)(rows, candidates.items) & candidates.mask & (candidates.items > 0))[:, 1:].any(1)
+    number, total = int(taken.sum()), len(taken)
+    if number:
+        say(
+            f"{trial.name}: in {number / total:.1%} of the rows ({number} of {total}) a candidate after the first is a training item "
+            "of the user, or has the Semantic ID of one, and Preference rejects it; unless this is on purpose, leave such items out "
+            "by genrec.preference.exclusions.Exclusions(context.data())"
         )
 
 

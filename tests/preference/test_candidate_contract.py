@@ -17,11 +17,13 @@ from genrec.errors import InputError, NumericsError
 from genrec.objectives import PolicyGradient, Preference
 from genrec.own_ids import OwnIds
 from genrec.preference.candidate_contract import CandidateCheck, without_target_first
+from genrec.preference.candidates import Sampled
 from genrec.preference.losses import SoftmaxDPO
+from genrec.preference.negatives import Uniform
 from genrec.preference.rewards import Popular
-from genrec.testing import ContractError, check_objective, check_proposer
+from genrec.testing import ContractError, check_objective, check_proposer, objective_world
 from genrec.testing.component_checks import check_component
-from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, TrainingStep, WindowBatch
+from genrec.types import Candidates, ObjectiveContext, Policy, Proposals, Proposer, SequenceBatch, TrainingStep, WindowBatch
 
 Change = Callable[[Candidates], object]
 
@@ -220,6 +222,20 @@ def held_out_item(context: ObjectiveContext, rows: SequenceBatch, calls: int) ->
     return users.target[torch.searchsorted(users.user, rows.user)] - 1
 
 
+def best_of_the_policy(context: ObjectiveContext, rows: SequenceBatch, calls: int) -> Tensor:
+    return likeliest(context.policy, context, rows)
+
+
+def best_of_the_reference(context: ObjectiveContext, rows: SequenceBatch, calls: int) -> Tensor:
+    assert context.reference is not None
+    return likeliest(context.reference.policy, context, rows)
+
+
+def likeliest(policy: Policy, context: ObjectiveContext, rows: SequenceBatch) -> Tensor:
+    every = torch.arange(1, context.data().item_count + 1).expand(len(rows.target), -1)
+    return policy.log_prob(rows.history, every).argmax(1)
+
+
 @pytest.mark.parametrize(
     ("propose", "message"),
     [
@@ -229,10 +245,12 @@ def held_out_item(context: ObjectiveContext, rows: SequenceBatch, calls: int) ->
         ),
         (count_calls, "the candidates of step 7 differ between a training from step 0 on and one that resumes at step 7"),
         (held_out_item, r"the candidates change with the held-out items of context\.validation"),
+        (best_of_the_policy, r"the candidates of on_host change with the weights of the policy in training; .*give .* as in_step"),
     ],
 )
 def test_a_proposer_with_side_inputs_breaks_its_contract(propose: Any, message: str) -> None:
     check_proposer(Proposes(next_item))
+    check_proposer(Proposes(best_of_the_reference))
     with pytest.raises(ContractError, match=message):
         check_proposer(Proposes(propose))
 
@@ -305,7 +323,21 @@ def test_the_check_tells_of_a_proposer_without_the_target(capsys: pytest.Capture
     (line,) = capsys.readouterr().err.splitlines()
     assert "in 100.0% of the rows (" in line
     assert "Preference prefers the first candidate, whatever the user took" in line
+
+
+def test_the_check_tells_of_a_proposer_of_training_items(capsys: pytest.CaptureFixture[str]) -> None:
+    """The user took one of the three items after the target by number in some rows, or another item with its Semantic ID."""
     check_proposer(Next(lambda found: found))
+    (line,) = capsys.readouterr().err.splitlines()
+    rows, data = objective_world().source.prefixes().batch(torch.arange(16)), objective_world().data()
+    ids = [tuple(codes) for codes in data.semantic_ids.codes.tolist()]  # of items 1..N
+    taken = {(user, ids[item - 1]) for user, item in zip(data.interactions["user"], data.interactions["item"], strict=True)}
+    number = 0
+    for user, target in zip(rows.user.tolist(), rows.target.tolist(), strict=True):
+        number += any((user, ids[(target - 1 + step) % data.item_count]) in taken for step in (1, 2, 3))
+    assert 0 < number < 16
+    assert f"({number} of 16) a candidate after the first is a training item of the user" in line
+    check_proposer(Sampled(Uniform(), 3))
     assert capsys.readouterr().err == ""
 
 

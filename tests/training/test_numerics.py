@@ -128,6 +128,22 @@ def test_the_masked_places_behind_a_loss_are_named() -> None:
     assert weight.grad is None
 
 
+def test_a_statistic_without_a_gradient_behind_a_loss_is_named() -> None:
+    """A spread of 0 divides 0: NaN, in a value that has no gradient and is subtracted from one that has."""
+    weight = torch.ones(2, requires_grad=True)
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            score = (weight - weight.mean()) / weight.std(correction=0)
+        return (weight - score).sum()
+
+    told = find_source(loss, {})
+    assert told is not None
+    assert re.fullmatch(r"div at .*test_numerics\.py:\d+ is the first that is not finite; 0 / 0 is NaN; use .*", told)
+    unused = find_source(lambda: weight.log().sub(torch.zeros(1) / 0).masked_fill(torch.tensor([True, True]), 0.0).sum(), {})
+    assert unused is None  # a NaN that is masked later does no harm
+
+
 def test_the_script_that_runs_a_training_is_not_named_as_the_line() -> None:
     """Nothing of this file computes the loss: the logarithm is called by PyTorch alone, and this line has only started it."""
     told = find_source(partial(torch.log, torch.tensor([-1.0], requires_grad=True)), {})
