@@ -62,11 +62,11 @@ def check_different(files: Mapping[str, Path | None]) -> None:
 
     `files` holds the path of each option, None if it is not used. A pipe or a device may be named by several options.
     """
-    options: dict[Path, str] = {}
+    options: dict[str, str] = {}
     for option, path in files.items():
-        if path is None or (path.exists() and not path.is_file()):
+        if path is None or (os.path.exists(path) and not os.path.isfile(path)):  # False, not an error, for too long a name
             continue
-        first = options.setdefault(path.resolve(), option)
+        first = options.setdefault(os.path.realpath(path), option)
         if first != option:
             raise UsageError(f"{first} and {option} both name {path}; name two files")
 
