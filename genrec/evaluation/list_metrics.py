@@ -21,7 +21,8 @@ from genrec.evaluation.scored_lists import recommend_batch
 from genrec.evaluation.user_metrics import shown_cutoff
 from genrec.item_rows import contains, repeated
 from genrec.plugin_source import name_with_place
-from genrec.types import Baseline, Evaluated, ItemEncoder, PartsBaseline, Ranking, SequenceBatch
+from genrec.types import Baseline, Evaluated, ItemEncoder, Ranking, SequenceBatch
+from genrec.types.specification import check_fitted_on_training
 
 CELLS = 2**23  # numbers of item vectors that are held at once: 64 MB
 
@@ -81,11 +82,7 @@ class ListOverlap:
     def __post_init__(self) -> None:
         if isinstance(self.baseline, type) or not isinstance(self.baseline, Baseline):
             raise UsageError(f"ListOverlap.baseline must be a genrec.types.Baseline, such as ItemKNN(), got {given(self.baseline)}")
-        if isinstance(self.baseline, PartsBaseline) and self.baseline.parts() != ("train",):
-            raise UsageError(
-                f"ListOverlap fits its baseline on training events alone, but {self.baseline!r} is fitted on others too; take one "
-                "that reads training alone, such as Popularity()"
-            )
+        check_fitted_on_training(self, self.baseline)
         if re.fullmatch("[A-Za-z][A-Za-z0-9_]*", self.name) is None:
             raise UsageError(f"ListOverlap.name must be letters, digits and '_', and begin with a letter, got {self.name!r}")
 

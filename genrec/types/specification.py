@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
 from genrec.errors import UsageError, given
+from genrec.types.policy import Baseline, PartsBaseline
 
 
 @runtime_checkable
@@ -141,3 +142,12 @@ def check_is(path: str, value: object, kind: type) -> None:
     """Raise UsageError unless the value is an instance of the class."""
     if not isinstance(value, kind):
         raise UsageError(f"{path} must be {kind.__name__}(...), got {given(value)}")
+
+
+def check_fitted_on_training(specification: object, baseline: Baseline) -> None:
+    """Raise UsageError if the baseline of a specification is fitted on other events than those of training."""
+    if isinstance(baseline, PartsBaseline) and baseline.parts() != ("train",):
+        raise UsageError(
+            f"{type(specification).__name__} fits its baseline on training events alone, but {baseline!r} is fitted on others too; "
+            "take one that reads training alone, such as Popularity()"
+        )

@@ -11,8 +11,8 @@ from torch import Tensor
 from genrec.errors import InputError, UsageError, given
 from genrec.plugin_source import name_with_place
 from genrec.preference.rewards.reward_tables import mask_padding
-from genrec.types import Baseline, ItemScorer, PartsBaseline, Rating, SamplerContext, SequenceBatch
-from genrec.types.specification import check_choices
+from genrec.types import Baseline, ItemScorer, Rating, SamplerContext, SequenceBatch
+from genrec.types.specification import check_choices, check_fitted_on_training
 
 ROWS = 1024  # rows that are scored at once, which bounds the memory
 
@@ -32,10 +32,7 @@ class BaselineScore:
         check_choices(self, "BaselineScore")
         if isinstance(self.baseline, type) or not isinstance(self.baseline, Baseline):
             raise UsageError(f"BaselineScore.baseline must be a baseline, such as ItemKNN(), got {given(self.baseline)}")
-        if isinstance(self.baseline, PartsBaseline) and self.baseline.parts() != ("train",):
-            raise UsageError(
-                f"BaselineScore fits its baseline on training events alone, but {self.baseline!r} is fitted on others too"
-            )
+        check_fitted_on_training(self, self.baseline)
 
     def rate(self, context: SamplerContext) -> Rating:
         """Return the rating for one training set; fits the baseline. Raises InputError if it does not score given items."""
