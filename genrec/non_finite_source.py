@@ -82,33 +82,30 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.is_floating_point() and not result.requires_grad:
-            self._see_detached(_operation(func), result, args)
-        elif isinstance(result, Tensor) and result.is_floating_point():
-            with torch._C.DisableTorchFunction():
-                given = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
-                if self.in_forward is None and _is_log_of_zero(_operation(func), result, given):
-                    self.logs_of_zero[result.grad_fn] = self._sentence(_operation(func), given)
-                if self.in_forward is None and _is_bad(result) and not any(map(_is_bad, given)):
-                    self.in_forward = self._log_behind(result) or self._sentence(_operation(func), given)
-                if result.grad_fn is not None:
-                    place = _own_place(sys._getframe())
-                    result.grad_fn.register_hook(partial(self._see_gradient, f"the gradient of {_operation(func)}", place))
-        return result
-
-    def _see_detached(self, operation: str, result: Tensor, args: Any) -> None:
-        """Note the first operation without a gradient that gives NaN for inputs without NaN, in a line of the user's own code."""
-        if self.in_detached is not None:
-            return
+        if not isinstance(result, Tensor) or not result.is_floating_point():
+            return result
         with torch._C.DisableTorchFunction():
             given = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
-            if bool(result.isnan().any()) and not any(bool(each.isnan().any()) for each in given):
+            if result.requires_grad:
+                self._see(_operation(func), result, given)
+            elif self.in_detached is None and _has_nan(result) and not any(map(_has_nan, given)):
                 place = _own_place(sys._getframe())
-                self.in_detached = None if place is None else _told(operation, place, "")
+                self.in_detached = None if place is None else _told(_operation(func), place, "")
+        return result
+
+    def _see(self, operation: str, result: Tensor, given: list[Tensor]) -> None:
+        """Note an operation with a gradient; `given` are its inputs."""
+        if self.in_forward is None and _is_log_of_zero(operation, result, given):
+            self.logs_of_zero[result.grad_fn] = self._sentence(operation, given)
+        if self.in_forward is None and _is_bad(result) and not any(map(_is_bad, given)):
+            self.in_forward = self._log_behind(result) or self._sentence(operation, given)
+        if result.grad_fn is not None:
+            place = _own_place(sys._getframe())
+            result.grad_fn.register_hook(partial(self._see_gradient, f"the gradient of {operation}", place))
 
     def _log_behind(self, result: Tensor) -> str | None:
         """Return the sentence of the logarithm of 0 that makes a result infinite; None without one, or if the result has a NaN."""
-        if not self.logs_of_zero or bool(result.isnan().any()):
+        if not self.logs_of_zero or _has_nan(result):
             return None
         return next((self.logs_of_zero[node] for node in _nodes_of(result) if node in self.logs_of_zero), None)
 
@@ -144,6 +141,10 @@ def _nodes_of(result: Tensor) -> Iterator[Any]:
 def _all_finite(values: Sequence[Tensor | None]) -> bool:
     with torch._C.DisableTorchFunction():
         return all(each is None or bool(each.isfinite().all()) for each in values)
+
+
+def _has_nan(value: Tensor) -> bool:
+    return bool(value.isnan().any())
 
 
 def _is_bad(value: Tensor) -> bool:

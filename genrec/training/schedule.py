@@ -57,12 +57,12 @@ class Schedule(NamedTuple):
         known = {name: value for name, value in self._asdict().items() if value is not None}
         return {**known, "epochs": round(self.epochs, 3)}
 
-    def in_words(self, counted_examples: TrainingExamples) -> str:
-        """Return the numbers in words, for the examples of the training, which may be windows."""
-        unit = "windows" if isinstance(without_numbers(counted_examples), Windows) else "examples"
-        examples = f"{self.batch_size:,} {unit}{'' if self.parts is None else f' in {self.parts} parts'}"
+    def in_words(self, data: TrainingExamples) -> str:
+        """Return the numbers in words; `data` are the examples of the training, which may be windows."""
+        unit = "windows" if isinstance(without_numbers(data), Windows) else "examples"
+        batch = f"{self.batch_size:,} {unit}{'' if self.parts is None else f' in {self.parts} parts'}"
         return (
-            f"{self.max_steps:,} steps of {examples} ({self.epochs:.3g} epochs of {self.examples:,} {unit}), "
+            f"{self.max_steps:,} steps of {batch} ({self.epochs:.3g} epochs of {self.examples:,} {unit}), "
             f"warm-up {self.warmup_steps:,} steps, learning rate {self.learning_rate:.3g}, validation every {self.every:,} steps"
         )
 
