@@ -57,7 +57,11 @@ def columns(part: LogProbs, places: list[int]) -> LogProbs:
 
 def one_row(part: LogProbs, row: int) -> LogProbs:
     """Keep a single example."""
-    return LogProbs(*(each[row : row + 1] if isinstance(each, Tensor) else each for each in part))
+    chosen, rejected = part.chosen[row : row + 1], part.rejected[row : row + 1]
+    mismatched, rewards, levels = (
+        None if each is None else each[row : row + 1] for each in (part.mismatched, part.rewards, part.levels)
+    )
+    return LogProbs(chosen, rejected, part.length, mismatched, rewards, levels)
 
 
 def masked(part: LogProbs, mask: Tensor, missing: Tensor | None = None) -> LogProbs:
