@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from genrec.errors import InputError
 from genrec.non_finite_source import find_source, leaves_of, named_tensors
@@ -16,7 +18,7 @@ from genrec.plugin_errors import check_step
 from genrec.plugin_source import name_with_place
 from genrec.randomness import seed_of
 from genrec.testing.objective_worlds import BATCH_SIZE, STEPS, objective_world
-from genrec.testing.plugin_watch import call_plugin
+from genrec.testing.plugin_watch import call_plugin, change_weights
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import Objective, ObjectiveContext, TrainingStep
 from genrec.unchanged_values import same
@@ -33,6 +35,7 @@ def check_objective(objective: Objective) -> None:
     - nothing is trained on the held-out items of `context.validation`;
     - equal seeds and steps give equal losses: random numbers come from the seed and the step;
     - the mode of the policy stays unchanged;
+    - `prepare` does not read the weights of the policy, unless there is a `state`;
     - the tensors of the state have the same names after each step, and a restored state gives the same losses;
     - `measure` returns finite numbers.
     """
@@ -48,6 +51,7 @@ def check_objective(objective: Objective) -> None:
             f"{name}: two trainings with equal seeds gave the losses {losses[:3]} and {again[:3]}; take all random numbers from "
             "genrec.randomness.generator(context.seed, purpose, step)"
         )
+    _check_prepare(name, objective)
     _check_resume(name, objective)
     _check_measure(name, step)
 
@@ -99,12 +103,8 @@ def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: ra
 
 def _loss(name: str, step: TrainingStep, number: int) -> tuple[Tensor, Callable[[], str]]:
     """Return the loss of one step, and a function that names the source of a value that is not finite. Check it, and the logs."""
-    begin = number * BATCH_SIZE % max(1, len(step.examples) - BATCH_SIZE)
-    batch = step.examples.batch(torch.arange(begin, min(begin + BATCH_SIZE, len(step.examples))))
-    prepared = batch
-    if step.prepare is not None:
-        prepare = step.prepare
-        prepared = call_plugin(name, "prepare(batch, step)", lambda: prepare(batch, number))
+    batch = _batch(step, number)
+    prepared = batch if step.prepare is None else _prepared(name, step.prepare, batch, number)
     if step.begin is not None:
         start = step.begin
         call_plugin(name, "begin(step)", lambda: start(number))
@@ -122,6 +122,32 @@ def _loss(name: str, step: TrainingStep, number: int) -> tuple[Tensor, Callable[
     if not bool(loss.isfinite()):
         raise ContractError(f"{name}: the loss of step {number} is {float(loss.detach())}{source()}")
     return loss, source
+
+
+def _batch(step: TrainingStep, number: int) -> Any:
+    begin = number * BATCH_SIZE % max(1, len(step.examples) - BATCH_SIZE)
+    return step.examples.batch(torch.arange(begin, min(begin + BATCH_SIZE, len(step.examples))))
+
+
+def _prepared(name: str, prepare: Callable[[Any, int], Any], batch: object, number: int) -> Any:
+    return call_plugin(name, "prepare(batch, step)", lambda: prepare(batch, number))
+
+
+def _check_prepare(name: str, objective: Objective) -> None:
+    """Raise ContractError if what `prepare` returns changes with the weights of the policy, as it is called ahead of its step."""
+    context = objective_world()
+    step = _build(name, objective, context)
+    if step.prepare is None or step.state is not None:
+        return
+    before = _prepared(name, step.prepare, _batch(step, 0), 0)
+    change_weights(context)
+    after = _prepared(name, step.prepare, _batch(step, 0), 0)
+    values = [[each for each in tree_leaves(prepared) if isinstance(each, Tensor)] for prepared in (before, after)]
+    if len(values[0]) != len(values[1]) or not all(map(same, *values)):
+        raise ContractError(
+            f"{name}: what prepare(batch, step) returns changes with the weights of context.policy; it runs before its step begins, "
+            "so a resumed training would get other values; compute this in loss(batch, step)"
+        )
 
 
 def _has_gradient(policy: nn.Module) -> bool:

@@ -127,7 +127,7 @@ class TrainingStep:
     # (prepared batch on the device, step) -> scalar loss, further metrics to log. Of a step in parts it is called for each part, and
     # random numbers of `genrec.randomness` drawn for this `step` differ between the parts
     loss: Callable[[Any, int], tuple[Tensor, Logs]]
-    prepare: Callable[[Any, int], Any] | None = None  # (batch on the CPU, step) -> input of `loss`; runs before the step needs it
+    prepare: Callable[[Any, int], Any] | None = None  # (batch on the CPU, step) -> input of `loss`; reads no changing weights
     begin: Callable[[int], None] | None = None  # called with each step before its loss, for example to refresh a frozen copy
     state: ObjectiveState | None = None  # tensors for the checkpoint
     modules: tuple[nn.Module, ...] = ()  # further modules with parameters to train; they are part of the checkpoint

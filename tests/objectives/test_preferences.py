@@ -281,6 +281,29 @@ class Unreduced:
         return TrainingStep(examples=context.source.prefixes(), loss=loss)
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """A broken objective that reads the policy in training ahead of its step."""
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        def prepare(batch: SequenceBatch, step: int) -> tuple[SequenceBatch, Tensor]:
+            with torch.no_grad():
+                return batch, context.policy.log_prob(batch.history, batch.target.unsqueeze(1))
+
+        def loss(prepared: tuple[SequenceBatch, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            batch, before = prepared
+            return (before.exp() - context.policy.log_prob(batch.history, batch.target.unsqueeze(1))).mean(), {}
+
+        return TrainingStep(examples=context.source.prefixes(), loss=loss, prepare=prepare)
+
+
+def test_the_check_refuses_a_preparation_that_reads_changing_weights() -> None:
+    with pytest.raises(
+        ContractError, match=r"^Ahead.*: what prepare\(batch, step\) returns changes with the weights of context\.policy"
+    ):
+        check_objective(Ahead())
+
+
 @pytest.mark.parametrize("objective", [Detached(), Unreduced()], ids=["detached", "unreduced"])
 def test_a_wrong_loss_is_refused_by_the_check_and_in_training(objective: Detached | Unreduced, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be a scalar tensor with a gradient"):
