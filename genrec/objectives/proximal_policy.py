@@ -47,6 +47,7 @@ from genrec.types import (
     CatalogPolicy,
     NumberOrSchedule,
     ObjectiveContext,
+    Refresh,
     Reward,
     RowScores,
     SamplerContext,
@@ -137,6 +138,10 @@ class ProximalPolicy:
         """Raise UsageError if the policy cannot draw items."""
         if context.policy is not None:
             check_draws_items("ProximalPolicy", context.policy)
+
+    def policy_refresh(self) -> Refresh | None:
+        """Return the refresh of the copy that draws, or None if the policy in training does."""
+        return None if self.refresh == 1 else Refresh(self.refresh)
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""

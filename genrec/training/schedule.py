@@ -21,14 +21,12 @@ from typing import Any, NamedTuple
 
 from genrec.data.examples import Windows, epoch_steps
 from genrec.errors import counted
-from genrec.objectives import ProximalPolicy
 from genrec.objectives.numbered_examples import without_numbers
 from genrec.objectives.training_length import MOST_STEPS, default_steps
 from genrec.plugin_source import named_objects
-from genrec.preference.candidates import InvalidIds, Rollouts, TopItems
 from genrec.preference.schedules import check_length
 from genrec.training.recipes import SFT, Align
-from genrec.types import Refresh, RefreshingSampler, TrainingExamples
+from genrec.types import Refresh, Refreshing, TrainingExamples
 
 WARMUP_SHARE, MOST_WARMUP = 0.05, 1_000
 LEARNING_RATE, MOST_LEARNING_RATE = 3e-4, 2e-3  # at `MOST_STEPS`, and the limit for few steps
@@ -100,9 +98,7 @@ def _refresh_of(component: object) -> Refresh:
     """Return how often a component of an objective refreshes a frozen copy of the policy; every 0 steps: never."""
     if isinstance(component, type):
         return Refresh()
-    if isinstance(component, InvalidIds | ProximalPolicy | Rollouts | TopItems):
-        return Refresh(component.refresh if component.refresh > 1 else 0)  # 1: the policy in training itself
-    return (component.policy_refresh() if isinstance(component, RefreshingSampler) else None) or Refresh()
+    return (component.policy_refresh() if isinstance(component, Refreshing) else None) or Refresh()
 
 
 def schedule(recipe: SFT | Align, examples: int) -> Schedule:

@@ -99,7 +99,7 @@ from genrec.types.preference import (
     PreferenceTerms,
     Rating,
     Refresh,
-    RefreshingSampler,
+    Refreshing,
     Reward,
     SamplerContext,
 )
@@ -194,7 +194,7 @@ __all__ = [
     "RawTables",
     "Recommender",
     "Refresh",
-    "RefreshingSampler",
+    "Refreshing",
     "RestorableBaseline",
     "ResumableEncoder",
     "Reward",

@@ -111,11 +111,14 @@ class LimitedSampler(Protocol):
 
 
 @runtime_checkable
-class RefreshingSampler(Protocol):
-    """A sampler that knows how often it needs a copy of the policy in training. Compositions refuse samplers that disagree."""
+class Refreshing(Protocol):
+    """A sampler, proposer or objective that knows how often it needs a copy of the policy in training.
+
+    Compositions refuse samplers that disagree, and a training warns of a copy that no step would refresh.
+    """
 
     def policy_refresh(self) -> Refresh | None:
-        """Return the refresh of its draw, or None if the draw does not read the policy."""
+        """Return the refresh of its copy, or None if it reads no copy of the policy."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from genrec.preference.candidates import InvalidIds, Rollouts, Sampled, TopItems
 from genrec.preference.negatives import BestOf, ModelBeams, Uniform
 from genrec.preference.rewards import LogProbability
 from genrec.training.schedule import Schedule, learning_rate, schedule
-from genrec.types import Objective
+from genrec.types import Objective, Refresh
 
 
 @pytest.mark.parametrize("examples", [127_745, 128_000, 10_000_000])
@@ -109,6 +109,16 @@ def test_a_validation_that_never_comes_before_the_end_is_remarked() -> None:
     assert plan._replace(every=50).warnings("sft", SFT()) == []
 
 
+@dataclass(frozen=True)
+class Delayed(TopItems):
+    """A user's proposer with another name for the steps between copies."""
+
+    delay: int = 2
+
+    def policy_refresh(self) -> Refresh:
+        return Refresh(self.delay)
+
+
 PLAN = Schedule(max_steps=100, warmup_steps=5, learning_rate=1e-3, every=10, batch_size=8, examples=80)
 
 
@@ -129,8 +139,9 @@ PLAN = Schedule(max_steps=100, warmup_steps=5, learning_rate=1e-3, every=10, bat
             "candidates.negatives (BestOf)",
             Preference(candidates=Sampled(BestOf(Uniform(), LogProbability(), refresh_every=99))),
         ),
+        (Preference(candidates=Delayed(delay=100)), "candidates (Delayed)", Preference(candidates=Delayed(delay=99))),
     ],
-    ids=["rollouts", "top", "invalid", "ppo", "beams", "best of"],
+    ids=["rollouts", "top", "invalid", "ppo", "beams", "best of", "own"],
 )
 def test_a_copy_of_the_policy_that_is_never_refreshed_is_remarked(objective: Objective, place: str, kept: Objective) -> None:
     """The steps are 0 to 99: a refresh every 100 steps is due at step 0 alone, one every 99 steps also at step 99."""

@@ -29,6 +29,7 @@ from genrec.types import (
     ObjectiveContext,
     Policy,
     Proposals,
+    Refresh,
     RowScores,
     SamplerContext,
     SequenceBatch,
@@ -100,6 +101,10 @@ class InvalidIds:
     def proposes_codes(self) -> bool:
         """Return true: the negatives are code sequences that no item has."""
         return True
+
+    def policy_refresh(self) -> Refresh | None:
+        """Return the refresh of the copy that proposes, or None if the policy in training does."""
+        return None if self.refresh == 1 else Refresh(self.refresh)
 
     def build_proposals(self, context: ObjectiveContext) -> Proposals:
         """Return the proposer for one policy and one training set."""

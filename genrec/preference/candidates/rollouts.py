@@ -20,6 +20,7 @@ from genrec.types import (
     ObjectiveContext,
     Policy,
     Proposals,
+    Refresh,
     RowScores,
     SamplerContext,
     SamplingPolicy,
@@ -69,6 +70,10 @@ class Rollouts:
     def most_candidates(self) -> int:
         """Return the largest number of candidates of a row."""
         return self.size
+
+    def policy_refresh(self) -> Refresh | None:
+        """Return the refresh of the copy that proposes, or None if the policy in training does."""
+        return None if self.refresh == 1 else Refresh(self.refresh)
 
     def build_proposals(self, context: ObjectiveContext) -> Proposals:
         """Return the proposer for one policy and one training set."""

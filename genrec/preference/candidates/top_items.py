@@ -19,7 +19,7 @@ from genrec.errors import UsageError
 from genrec.preference.candidates.left_out_items import LeftOutItems
 from genrec.preference.candidates.proposing_policy import ProposingPolicy
 from genrec.preference.exclusions import take_first
-from genrec.types import Candidates, ObjectiveContext, Proposals, Ranking, RowScores, SequenceBatch
+from genrec.types import Candidates, ObjectiveContext, Proposals, Ranking, Refresh, RowScores, SequenceBatch
 from genrec.types.specification import check_at_least, check_types
 
 
@@ -52,6 +52,10 @@ class TopItems:
     def most_candidates(self) -> int:
         """Return the largest number of candidates of a row."""
         return self.size
+
+    def policy_refresh(self) -> Refresh | None:
+        """Return the refresh of the copy that proposes, or None if the policy in training does."""
+        return None if self.refresh == 1 else Refresh(self.refresh)
 
     def build_proposals(self, context: ObjectiveContext) -> Proposals:
         """Return the proposer for one policy and one training set."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from genrec.errors import InputError, UsageError, given
 from genrec.plugin_source import name_with_place
 from genrec.renamed import former_attribute
-from genrec.types import ComposedSampler, Draw, LimitedSampler, NegativeSampler, Refresh, RefreshingSampler, SamplerContext
+from genrec.types import ComposedSampler, Draw, LimitedSampler, NegativeSampler, Refresh, Refreshing, SamplerContext
 
 if TYPE_CHECKING:
     from genrec.types.preference import DrawNegatives
@@ -108,7 +108,7 @@ def most_negatives(sampler: NegativeSampler, experiment: Any) -> float:
 
 def policy_refreshes(sampler: NegativeSampler) -> set[Refresh]:
     """Return the refreshes of the policy that a sampler and those inside it are known to need."""
-    own = sampler.policy_refresh() if isinstance(sampler, RefreshingSampler) else None
+    own = sampler.policy_refresh() if isinstance(sampler, Refreshing) else None
     return ({own} if own is not None else set()).union(*map(policy_refreshes, inner_samplers(sampler)))
 
 
