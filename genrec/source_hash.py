@@ -9,7 +9,7 @@ import linecache
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,7 +17,8 @@ from weakref import WeakKeyDictionary
 _Codes = tuple[CodeType, ...]
 _Definitions = dict[str, list[ast.stmt]]
 _KNOWN: WeakKeyDictionary[type, tuple[_Codes, str]] = WeakKeyDictionary()  # the code of a class when its file was read, and the hash
-_OPTIONS = ast.If | ast.Try | ast.With | ast.For | ast.While  # statements whose names are names of the file
+_FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+_OPTIONS = ast.If | ast.Try | ast.TryStar | ast.With | ast.For | ast.While | ast.Match  # statements whose names are names of the file
 
 
 def source_hash(kind: type) -> str | None:
@@ -82,22 +83,30 @@ def _hash_of_file(kind: type) -> str | None:
 
 def _definitions(source: str) -> _Definitions:
     """Return the statements that bind or change each name of a file's top level, in their order."""
-    found: _Definitions = {}
-    for node in ast.parse(source).body:
-        for name in _bound(node):
+    body = ast.parse(source).body
+    functions = {node.name: node for node in body if isinstance(node, _FUNCTIONS)}
+    bound = [_bound(node) for node in body]
+    own, found = set().union(*bound), _Definitions()
+    for node, names in zip(body, bound, strict=True):
+        for name in names | (_changed(node, functions) & own):  # a method of an imported module changes nothing of the file
             found.setdefault(name, []).append(node)
     return found
 
 
 def _bound(node: ast.stmt) -> set[str]:
     """Return the names that a statement of the top level defines, assigns or changes; imports are left out."""
-    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+    if isinstance(node, ast.ClassDef | _FUNCTIONS):
         return {node.name}
-    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        return set().union(*(_assigned(target) for target in (node.targets if isinstance(node, ast.Assign) else [node.target])))
     if isinstance(node, _OPTIONS):
         return set().union(*(_bound(inner) for inner in ast.walk(node) if isinstance(inner, ast.stmt) and inner is not node))
-    return set()
+    named = {each.target.id for each in ast.walk(node) if isinstance(each, ast.NamedExpr)}
+    return named.union(*map(_assigned, _targets(node)))
+
+
+def _targets(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, ast.Assign | ast.Delete):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AnnAssign | ast.AugAssign) else []
 
 
 def _assigned(target: ast.expr) -> set[str]:
@@ -107,6 +116,41 @@ def _assigned(target: ast.expr) -> set[str]:
     while isinstance(target, ast.Subscript | ast.Attribute | ast.Starred):
         target = target.value
     return {target.id} if isinstance(target, ast.Name) else set()
+
+
+def _changed(node: ast.stmt, functions: Mapping[str, ast.FunctionDef | ast.AsyncFunctionDef]) -> set[str]:
+    """Return the names of objects that the calls of a statement of the top level may change, decorators among them.
+
+    These are the object of a method (`TABLE.update(...)`), the arguments (`fill(TABLE)`), and what a function of the file changes.
+    `functions` are those of the file.
+    """
+    if isinstance(node, _OPTIONS):
+        return set().union(
+            *(_changed(inner, functions) for inner in ast.walk(node) if isinstance(inner, ast.stmt) and inner is not node)
+        )
+    calls = node.decorator_list if isinstance(node, ast.ClassDef | _FUNCTIONS) else [node.value] if isinstance(node, ast.Expr) else []
+    names: set[str] = set()
+    for call in calls:
+        called, given = (call.func, call.args) if isinstance(call, ast.Call) else (call, [])
+        names.update(each.id for each in given if isinstance(each, ast.Name))
+        if not isinstance(called, ast.Name):
+            names |= _assigned(called)
+        elif called.id in functions:
+            names |= _changed_inside(functions[called.id])
+    return names
+
+
+def _changed_inside(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """Return the names of objects that a function changes: its global names, entries that it sets, objects of the methods it calls."""
+    names: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Global):
+            names.update(node.names)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            names |= _assigned(node.func)
+        elif isinstance(node, ast.stmt):
+            names.update(*(_assigned(each) for each in _targets(node) if not isinstance(each, ast.Name)))
+    return names
 
 
 def _names(nodes: list[ast.stmt]) -> set[str]:

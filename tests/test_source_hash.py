@@ -13,6 +13,7 @@ import pytest
 from genrec.source_hash import source_hash
 
 FILE = '''
+import math
 from dataclasses import dataclass
 from torch import nn
 
@@ -52,9 +53,44 @@ def wrapped(x):
 
 wrapped = str(wrapped)
 
+GROUPS = []
+GROUPS.append(11)
+
+WEIGHTS = {}
+
+def fill(table, value):
+    table["weight"] = value
+
+fill(WEIGHTS, 12)
+
+REGISTERED = {}
+
+def register(function):
+    REGISTERED[function.__name__] = function
+    return function
+
+@register
+def score(x):
+    return x + 13
+
+RATE = 0
+
+def set_rate(value):
+    global RATE
+    RATE = value
+
+set_rate(14)
+print(WIDTH := 15)
+
+match HIGH:
+    case 2:
+        KIND = 16
+
+print(math.sqrt(17))
+
 class Detailed:
     def build(self, semantic_ids):
-        return LOW, TABLE, STEPS, rounded, wrapped
+        return LOW, TABLE, STEPS, rounded, wrapped, GROUPS, WEIGHTS, REGISTERED, RATE, WIDTH, KIND, math.pi
 
 class Other:
     value = 1
@@ -106,6 +142,12 @@ def test_an_edit_changes_the_hash_if_the_class_uses_the_code(
         ("STEPS += 4", "STEPS += 7"),
         ("return x + 5", "return x + 7"),  # a function below a condition
         ("return x + 6", "return x + 7"),  # a function that gets another value under its name
+        ("GROUPS.append(11)", "GROUPS.append(7)"),  # a method
+        ("fill(WEIGHTS, 12)", "fill(WEIGHTS, 7)"),  # an argument
+        ("return x + 13", "return x + 7"),  # a function that a decorator stores
+        ("set_rate(14)", "set_rate(7)"),  # a function that sets a global name
+        ("WIDTH := 15", "WIDTH := 7"),
+        ("KIND = 16", "KIND = 7"),
     ],
 )
 def test_every_statement_that_binds_or_changes_a_name_counts(
@@ -116,6 +158,13 @@ def test_every_statement_that_binds_or_changes_a_name_counts(
     after = source_hash(loaded(tmp_path / "after_edit.py", FILE.replace(old, new), monkeypatch).Detailed)
     assert before is not None
     assert before != after
+
+
+def test_calls_that_change_nothing_of_the_file_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = source_hash(loaded(tmp_path / "before_edit.py", FILE, monkeypatch).Detailed)
+    edited = FILE.replace("math.sqrt(17)", "math.sqrt(7)")
+    assert edited != FILE
+    assert source_hash(loaded(tmp_path / "after_edit.py", edited, monkeypatch).Detailed) == before
 
 
 def test_the_hashes_of_earlier_versions_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,15 @@ def test_repeated_padding_fills_a_window() -> None:
     assert torch.equal(alone.history, batch.history[:1])  # padding does not depend on the batch
 
 
+def test_repeated_padding_needs_no_event_after_the_training_events() -> None:
+    """As after a split by time: items 1, 2, 3 with targets 2, 3 are all events, so the 0 between repeats has no event after it."""
+    one = torch.tensor([1])
+    made = Windows(torch.tensor([1, 2, 3]), one, torch.tensor([0]), torch.tensor([2]), one, 7, "repeat", allowed=torch.ones(3).bool())
+    batch = made.batch(torch.tensor([0]))
+    assert batch.history.tolist() == [[2, 0, 1, 2, 0, 1, 2]]
+    assert batch.target.tolist() == [[3, 0, 2, 3, 0, 2, 3]]
+
+
 def prefixes(cut: Windows, order: list[int]) -> list[tuple[int, tuple[int, ...], int]]:
     """Return every counted target with its history in the window: (user, history, target)."""
     user, history, target = cut.batch(torch.tensor(order))

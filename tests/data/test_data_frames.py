@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
+from genrec.data.readers.frame_tables import frame_digest
 from genrec.data.readers.time_texts import UNREADABLE
 from genrec.data.sources import Frames
 from genrec.errors import InputError, UsageError
@@ -226,6 +227,24 @@ def overridden(source: Frames, *flags: str) -> Frames:
     (changed,) = override([Experiment(name="mine", source=source)], flags)
     assert isinstance(changed.source, Frames)
     return changed.source
+
+
+MIXED = {
+    "float": [3.0, "a"],
+    "integer": [3, "a"],
+    "text of a float": ["3.0", "a"],
+    "text": ["3", "a"],
+    "truth value": [True, "a"],
+    "one": [1, "a"],
+}
+
+
+def test_values_of_a_mixed_column_that_pandas_takes_for_equal_have_other_fingerprints() -> None:
+    """A float is no id, so a table that was mended as the message asks has to be read again."""
+    digests = [frame_digest(DataFrame({"user": ["a", "b"], "item": Series(values, dtype=object)})) for values in MIXED.values()]
+    assert len(set(digests)) == len(MIXED)
+    texts = [frame_digest(DataFrame({"item": Series(["a", missing], dtype=object)})) for missing in (None, float("nan"))]
+    assert texts[0] == texts[1]
 
 
 def test_the_command_line_keeps_the_tables() -> None:

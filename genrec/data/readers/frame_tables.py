@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pandas import DataFrame, Series
+from pandas.api.types import infer_dtype
 from pyarrow import parquet
 
 from genrec.data.readers import arrow_blocks
@@ -109,6 +110,10 @@ def frame_digest(frame: DataFrame) -> str:
         except TypeError:  # a column of lists
             for _, fields in frame_rows([(first, part)]):
                 digest.update(json.dumps(fields, default=str).encode() + b"\n")
+        for place in range(part.shape[1]):  # pandas takes 1, 1.0, True and "1" in one column for equal
+            column = part.iloc[:, place]
+            if column.dtype == object and infer_dtype(column) not in ("string", "empty"):
+                digest.update(json.dumps(_python_values(column), default=repr).encode())
     return digest.hexdigest()
 
 

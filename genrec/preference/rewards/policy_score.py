@@ -27,8 +27,9 @@ class PolicyScore:
     """log p(item | history) of an item by the frozen policy of another row, whose training is in the store.
 
     The artifact is that of the row's SFT or of one of its alignments, and is trained on the same data artifact. Its key is part of
-    this reward's settings, so another judge is another alignment. Architecture, Semantic IDs and history length are those of the
-    other row, which may be another kind of policy, such as SASRec for an alignment of Tiger.
+    this reward's settings, so another judge is another alignment. Architecture and Semantic IDs are those of the other row, which may
+    be another kind of policy, such as SASRec for an alignment of Tiger. It reads as many items of a history as in its own training,
+    but no more than the `history_length` of the aligned row.
     """
 
     artifact: str  # STAGE/KEY of the trained policy, such as sft/0123456789abcdef; `genrec run FILE:ROW --dry-run` lists a row's keys
