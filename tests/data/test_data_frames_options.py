@@ -249,11 +249,19 @@ def test_the_suggested_columns_keep_the_given_ones_and_name_the_time(tmp_path: P
     events = written(tmp_path, "events.csv", "customer,sku,stars,bought_at\nu,i,3,2020-01-01\n")
     suggested = "{'customer': 'user', 'sku': 'item', 'bought_at': 'time', 'stars': 'rating'}"
     for known in ({}, {"sku": "item", "bought_at": "time"}, {"bought_at": "time", "stars": "rating"}):
-        with pytest.raises(InputError, match=r"name them with Frames\(columns=(\{.*\})\)$") as caught:
+        with pytest.raises(InputError, match=r"name them with Frames\(columns=(\{.*\})\), or --source") as caught:
             Frames(events, columns=known).load(tmp_path)
-        columns = ast.literal_eval(str(caught.value).partition("columns=")[2].removesuffix(")"))
+        columns = ast.literal_eval(str(caught.value).partition("columns=")[2].partition("), or")[0])
         assert columns == ast.literal_eval(suggested), known
         assert Frames(events, columns=columns).load(tmp_path).interactions["time"].tolist() == [1_577_836_800]  # 2020-01-01
+        flags = " ".join(word for pair in columns.items() for word in pair)
+        assert str(caught.value).endswith(f"or --source.columns {flags}")
+
+
+def test_common_names_are_suggested_with_quoted_flags(tmp_path: Path) -> None:
+    events = written(tmp_path, "events.csv", "Customer ID,product,when\nu,i,1\n")
+    with pytest.raises(InputError, match=r"or --source\.columns 'Customer ID' user product item when time$"):
+        Frames(events).load(tmp_path)
 
 
 def test_a_suggestion_without_a_time_says_that_the_order_of_rows_counts(tmp_path: Path) -> None:
@@ -269,7 +277,7 @@ def test_the_name_of_the_items_is_one_in_both_tables(tmp_path: Path) -> None:
     items = written(tmp_path, "items.csv", "product_id,name,created_at\nb,Boots,2020-01-01\n")
     with pytest.raises(InputError, match="both tables need one name for 'item': rename 'product_id' to 'sku' in this one"):
         Frames(events, items, columns={"sku": "item"}).load(tmp_path)
-    with pytest.raises(InputError, match=r"items\.csv needs a column 'item'.*Frames\(columns=\{'product_id': 'item'\}\)$"):
+    with pytest.raises(InputError, match=r"items\.csv needs a column 'item'.*Frames\(columns=\{'product_id': 'item'\}\), or"):
         Frames(written(tmp_path, "plain.csv", "user,item,time\na,b,1\n"), items).load(tmp_path)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 from genrec.errors import InputError, UsageError
@@ -16,12 +17,13 @@ REQUIRED = ("user", "item")  # columns of interactions
 SEPARATOR_FIELDS = ("separator", "items_separator")  # of Frames: for the interactions, and for the items
 ATOMIC_NAMES = {"user_id": "user", "item_id": "item", "timestamp": "time"}  # RecBole's names
 _ATOMIC = re.compile(r"(.+):(token|token_seq|float|float_seq)")
-_COMMON = {  # common names in lower case, without separators between words
-    "user": ("user", "userid", "uid", "u", "reviewerid", "customer", "customerid", "visitorid", "memberid", "sessionid"),
-    "item": ("item", "itemid", "iid", "i", "movieid", "productid", "asin", "parentasin", "articleid", "bookid", "trackid", "sku"),
-    "time": ("time", "timestamp", "ts", "date", "day", "datetime", "created", "purchased", "ordered", "bought", "viewed", "clicked"),
-    "rating": ("rating", "stars", "score", "overall"),
+_COMMON_NAMES = {
+    "user": "user userid uid u reviewerid customer customerid visitorid memberid sessionid",
+    "item": "item itemid iid i movieid product productid asin parentasin articleid bookid trackid sku",
+    "time": "time timestamp ts date day datetime when created purchased ordered bought viewed clicked",
+    "rating": "rating stars score overall",
 }
+_COMMON = {target: tuple(names.split()) for target, names in _COMMON_NAMES.items()}  # in lower case, without separators between words
 _MOMENT = re.compile(r".*(time.*|date|date[\W_].*|[\W_]at|[a-z]At)")  # bought_at, createdAt, date_added
 _SEPARATORS = (";", "\t", "|", ",")
 
@@ -111,7 +113,8 @@ def missing_column_hint(names: Sequence[str], required: Sequence[str], given: Ma
     untimed = "user" in required and "time" not in (*renamed, *columns.values())
     time = ". Without a column 'time' the order of the rows counts" if untimed else ""
     if columns and not missing:
-        return f"; name them with Frames(columns={columns}){time}"
+        words = (word for pair in columns.items() for word in pair)
+        return f"; name them with Frames(columns={columns}), or {shlex.join(['--source.columns', *words])}{time}"
     known = "".join(f"{name!r}: {target!r}, " for name, target in columns.items())
     return f"; name them with Frames(columns={{{known}...}}), from the table's names to these{time}"
 
