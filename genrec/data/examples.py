@@ -183,9 +183,8 @@ class Windows:
             is_item = place < count[:, None]
             is_counted = is_item & (place >= first_counted[:, None])
         position = self.begin[run][:, None] + place.clamp(min=0)
-        following = (position + 1).clamp(
-            max=len(self.items) - 1
-        )  # behind the last event is the 0 between repeats, which is not counted
+        # Of the 0 between repeats the following event may lie behind the last one; it is not counted.
+        following = (position + 1).clamp(max=len(self.items) - 1)
         target = self.items[following].long()
         if self.allowed is not None:
             is_counted = is_counted & self.allowed[following]

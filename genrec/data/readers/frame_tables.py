@@ -110,10 +110,11 @@ def frame_digest(frame: DataFrame) -> str:
         except TypeError:  # a column of lists
             for _, fields in frame_rows([(first, part)]):
                 digest.update(json.dumps(fields, default=str).encode() + b"\n")
-        for place in range(part.shape[1]):  # pandas takes 1, 1.0, True and "1" in one column for equal
-            column = part.iloc[:, place]
-            if column.dtype == object and infer_dtype(column) not in ("string", "empty"):
-                digest.update(json.dumps(_python_values(column), default=repr).encode())
+        else:
+            for column in (part.iloc[:, place] for place in range(part.shape[1])):
+                values = column.dtype.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+                if infer_dtype(values).startswith("mixed"):  # pandas takes 1, 1.0, True and "1.0" in one column for equal
+                    digest.update(json.dumps(_python_values(column), default=repr).encode())
     return digest.hexdigest()
 
 

@@ -82,9 +82,7 @@ class BradleyTerry:
     loss: Literal["pairs", "softmax"] = "pairs"  # the mean over pairs, or the first place among all candidates of a row
     center: float = 0.01  # weight of the mean of (r_w + r_k)^2, 0 or more
     dim: int = 32  # width of the network, at least 1
-    history_length: int = (
-        20  # most recent items of a history that the model reads, at least 1; a row gives at most its own history_length
-    )
+    history_length: int = 20  # most recent items that the model reads, at least 1; a row gives no more than its own history_length
     steps: int = 1000  # steps of the training, at least 1; the rows are shuffled anew after each pass
     batch_size: int = 256  # rows of a step, at least 1
     learning_rate: float = 2e-3  # of AdamW at the start, above 0; it falls linearly to 0
